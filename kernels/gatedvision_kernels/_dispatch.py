@@ -1,0 +1,55 @@
+"""Kernel or reference? One answer for every operator."""
+
+import os
+
+import torch
+from torch import Tensor
+
+from gatedvision_kernels._triton import triton
+
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def interpreting() -> bool:
+    """Tell whether Triton runs its kernels on the CPU (``TRITON_INTERPRET=1``)."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def use_triton(backend: str, *tensors: Tensor) -> bool:
+    """Decide whether an operator launches its Triton kernels.
+
+    Args:
+        backend: ``"auto"`` takes the kernels when every tensor lies on a GPU in a dtype they
+            support, and the reference otherwise; ``"triton"`` and ``"reference"`` are orders.
+        *tensors: all tensor arguments of the operator.
+
+    Returns:
+        True for the kernels, False for the reference.
+
+    Raises:
+        ValueError: for an unknown backend, or if the kernels are asked for and cannot run.
+    """
+    if backend == "reference":
+        return False
+    if backend not in ("auto", "triton"):
+        raise ValueError(f"backend must be 'auto', 'triton' or 'reference', got {backend!r}")
+    obstacle = _obstacle(tensors)
+    # The interpreter is for tests that name the kernel; "auto" on a CPU means the reference.
+    if backend == "auto":
+        return obstacle is None and all(t.is_cuda for t in tensors)
+    if obstacle is not None:
+        raise ValueError(f"backend='triton' cannot run: {obstacle}; use backend='auto'")
+    return True
+
+
+def _obstacle(tensors: tuple[Tensor, ...]) -> str | None:
+    """Say what keeps the kernels from running on these tensors, if anything does."""
+    if triton is None:
+        return "triton is not installed"
+    if not all(t.is_cuda for t in tensors) and not (interpreting() and all(t.device.type == "cpu" for t in tensors)):
+        devices = sorted({t.device.type for t in tensors})
+        return f"tensors lie on {devices}, not on cuda"
+    unsupported = sorted({str(t.dtype) for t in tensors if t.dtype not in KERNEL_DTYPES})
+    if unsupported:
+        return f"dtypes {unsupported} are not among {[str(d) for d in KERNEL_DTYPES]}"
+    return None

@@ -1,0 +1,127 @@
+"""Bidirectional gated linear attention in plain torch: the definition of the operator.
+
+The sequence is cut into chunks of C tokens. Inside a chunk every pair of tokens is weighted
+by the exponential of its own, never positive, log-decay difference; between chunks two
+short scans carry the states. Memory grows linearly with the sequence length.
+
+Shapes: B batch, L tokens, N heads, K query/key width, V value width, T chunks, C chunk length.
+"""
+
+import math
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def bidirectional_gla_reference(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_decay_forward: Tensor,
+    log_decay_backward: Tensor,
+    scale: Optional[float] = None,
+) -> Tensor:
+    """Compute what :func:`gatedvision_kernels.bidirectional_gla` defines, on any device.
+
+    Differentiable by autograd, computed in float64 if an argument is float64 and in float32
+    otherwise, whatever autocast says.
+
+    Args:
+        query: ``[B, L, N, K]``.
+        key: ``[B, L, N, K]``.
+        value: ``[B, L, N, V]``.
+        log_decay_forward: ``[B, L, N, K]``, at most 0.
+        log_decay_backward: ``[B, L, N, K]``, at most 0.
+        scale: factor of the query, ``K ** -0.5`` by default.
+
+    Returns:
+        ``[B, L, N, V]`` in the dtype of ``value``.
+    """
+    if torch.jit.is_scripting():
+        return _chunked(query, key, value, log_decay_forward, log_decay_backward, scale)
+    else:
+        device_type = query.device.type if query.device.type != "meta" else "cpu"
+        with torch.autocast(device_type, enabled=False):
+            return _chunked(query, key, value, log_decay_forward, log_decay_backward, scale)
+
+
+def _chunked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_decay_forward: Tensor,
+    log_decay_backward: Tensor,
+    scale: Optional[float],
+    chunk: int = 16,
+) -> Tensor:
+    length = query.shape[1]
+    factor = 0.5 * (1.0 / math.sqrt(query.shape[3]) if scale is None else scale)
+    dtype = torch.float32
+    for x in [query, key, value, log_decay_forward, log_decay_backward]:
+        if x.dtype == torch.float64:
+            dtype = torch.float64
+
+    q = _to_chunks(query, dtype, chunk) * factor
+    k = _to_chunks(key, dtype, chunk)
+    v = _to_chunks(value, dtype, chunk)
+    forward = _to_chunks(log_decay_forward, dtype, chunk)
+    backward = _to_chunks(log_decay_backward, dtype, chunk)
+    # Sums from the chunk's first token up to and with each token, and from each token on to its last.
+    prefix = forward.cumsum(-2)
+    suffix = backward.flip(-2).cumsum(-2).flip(-2)
+
+    weights = _weights_inside_chunk(q, k, prefix, suffix)
+    output = weights @ v
+    if q.shape[2] > 1:
+        left = prefix[..., -1:, :]
+        right = suffix[..., :1, :]
+        from_left = _states(k * (left - prefix).exp(), v, left.exp(), False)
+        from_right = _states(k * (right - suffix).exp(), v, right.exp(), True)
+        output = output + (q * prefix.exp()) @ from_left + (q * suffix.exp()) @ from_right
+    return output.flatten(2, 3)[:, :, :length].transpose(1, 2).to(value.dtype)
+
+
+def _to_chunks(x: Tensor, dtype: torch.dtype, chunk: int) -> Tensor:
+    """Turn ``[B, L, N, D]`` into ``[B, N, T, C, D]``, padded with tokens of zeros."""
+    batch, length, heads, width = x.shape
+    chunks = (length + chunk - 1) // chunk
+    x = F.pad(x.to(dtype).transpose(1, 2), [0, 0, 0, chunks * chunk - length])
+    return x.reshape(batch, heads, chunks, chunk, width)
+
+
+def _weights_inside_chunk(q: Tensor, k: Tensor, prefix: Tensor, suffix: Tensor) -> Tensor:
+    """Weight of token j in the output of token i of the same chunk, ``[B, N, T, C, C]``."""
+    chunk = q.shape[3]
+    ahead = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril(-1).unsqueeze(-1)
+    behind = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).triu(1).unsqueeze(-1)
+    # On the diagonal both differences are 0 and both directions count.
+    earlier = (prefix.unsqueeze(-2) - prefix.unsqueeze(-3)).masked_fill(behind, 0.0)
+    later = (suffix.unsqueeze(-2) - suffix.unsqueeze(-3)).masked_fill(ahead, 0.0)
+    decay = (earlier + later).exp()
+    weights = (q.unsqueeze(-2) * k.unsqueeze(-3) * decay).sum(-1)
+    return weights + torch.diag_embed((q * k).sum(-1))
+
+
+def _states(k: Tensor, v: Tensor, decay: Tensor, reverse: bool) -> Tensor:
+    """State that enters each chunk, ``[B, N, T, K, V]``: a scan over the chunks.
+
+    Args:
+        k: keys decayed to the chunk's exit, ``[B, N, T, C, K]``.
+        v: values, ``[B, N, T, C, V]``.
+        decay: decay of the state across each chunk, ``[B, N, T, 1, K]``.
+        reverse: scan from the last chunk to the first.
+    """
+    added = k.transpose(-1, -2) @ v
+    decay = decay.transpose(-1, -2)
+    chunks = added.shape[2]
+    state = torch.zeros_like(added[:, :, 0])
+    states = [state]
+    for step in range(chunks - 1):
+        chunk = chunks - 1 - step if reverse else step
+        state = state * decay[:, :, chunk] + added[:, :, chunk]
+        states.append(state)
+    if reverse:
+        states.reverse()
+    return torch.stack(states, dim=2)
