@@ -1,0 +1,42 @@
+"""Tensors as rows of adjacent elements, and how operators cut them into tiles."""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from gatedvision_kernels._triton import triton
+
+# Measured in elements; a warp of 32 threads then holds 1,024 of them, 32 a thread.
+TILE_ELEMENTS = 4096
+# Enough programs in flight to hide the latency of memory, few enough to keep partial sums small.
+PROGRAMS_PER_MULTIPROCESSOR = 4
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """View ``[..., D]`` as ``[R, D]`` with adjacent elements, copying only where strides force it."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def tile_of(width: int, elements: int = TILE_ELEMENTS) -> dict[str, int]:
+    """Choose the launch settings of a kernel that takes whole rows of ``width`` elements.
+
+    Returns:
+        The keyword arguments ``BLOCK_ROWS``, ``BLOCK_WIDTH`` (powers of two) and ``num_warps``.
+    """
+    block_width = triton.next_power_of_2(width)
+    block_rows = max(1, elements // block_width)
+    num_warps = min(16, max(4, block_rows * block_width // 1024))
+    return {"BLOCK_ROWS": block_rows, "BLOCK_WIDTH": block_width, "num_warps": num_warps}
+
+
+def num_programs(device: torch.device, num_blocks: int) -> int:
+    """Count the programs that share ``num_blocks`` blocks of rows and sum over them."""
+    return min(num_blocks, PROGRAMS_PER_MULTIPROCESSOR * _multiprocessors(device))
+
+
+@functools.lru_cache
+def _multiprocessors(device: torch.device) -> int:
+    # On the CPU, where the interpreter runs programs one by one, a single one is as good as many.
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
