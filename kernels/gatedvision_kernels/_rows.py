@@ -19,6 +19,7 @@ def as_rows(x: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
+@functools.lru_cache
 def tile_of(width: int, elements: int = TILE_ELEMENTS) -> dict[str, int]:
     """Choose the launch settings of a kernel that takes whole rows of ``width`` elements.
 

@@ -263,7 +263,7 @@ def _gated_norm_mix_backward(
     eps: float,
     activation: str,
 ) -> tuple[Tensor, ...]:
-    grads = [t.new_empty(t.shape) for t in (global_branch, local_branch, gate)]
+    grad_global, grad_local, grad_gate = (t.new_empty(t.shape) for t in (global_branch, local_branch, gate))
     grad_y, a, b, gate = (as_rows(t) for t in (grad_y, global_branch, local_branch, gate))
     num_rows, width = a.shape
     tile = tile_of(width, TILE_ELEMENTS)
@@ -278,7 +278,9 @@ def _gated_norm_mix_backward(
                 gate,
                 global_weight.contiguous(),
                 local_weight.contiguous(),
-                *grads,
+                grad_global,
+                grad_local,
+                grad_gate,
                 partial_grad_weights,
                 num_rows,
                 grad_y.stride(0),
@@ -290,8 +292,9 @@ def _gated_norm_mix_backward(
                 WIDTH=width,
                 **tile,
             )
-    weights = (global_weight, local_weight)
-    return *grads, *(p.sum(0).to(w.dtype) for p, w in zip(partial_grad_weights, weights, strict=True))
+    grad_global_weight = partial_grad_weights[0].sum(0).to(global_weight.dtype)
+    grad_local_weight = partial_grad_weights[1].sum(0).to(local_weight.dtype)
+    return grad_global, grad_local, grad_gate, grad_global_weight, grad_local_weight
 
 
 @_gated_norm_mix.register_fake

@@ -1,0 +1,165 @@
+"""What every operator promises beyond its formula; a new operator is one more row of ``OPERATORS``."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+import gatedvision_kernels
+from gatedvision_kernels import add_rms_norm, gated_norm_mix, rms_norm, swiglu
+
+
+class Operator(NamedTuple):
+    call: Callable
+    batched: dict[str, tuple[int, ...]]  # shapes of inputs behind the batch axis
+    weights: dict[str, tuple[int, ...]] = {}  # shapes of inputs without one
+    tolerance: float | None = None  # of the tests' own comparison, where its default is too strict
+
+
+OPERATORS = {
+    "rms_norm": Operator(rms_norm, {"x": (5, 13)}, {"weight": (13,)}),
+    "add_rms_norm": Operator(add_rms_norm, {"x": (5, 13), "residual": (5, 13)}, {"weight": (13,)}),
+    "gated_norm_mix": Operator(
+        partial(gated_norm_mix, activation="silu"),
+        {"global_branch": (5, 2, 13), "local_branch": (5, 2, 13), "gate": (5, 2, 13)},
+        {"global_weight": (13,), "local_weight": (13,)},
+    ),
+    "swiglu": Operator(swiglu, {"x": (5, 26)}),
+}
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "half of a wider tensor": lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
+    "spread channels": lambda x: x.repeat_interleave(2, -1)[..., ::2],
+    "channels first": lambda x: x.movedim(-1, 0).contiguous().movedim(0, -1),
+    "tokens before batch": lambda x: x.transpose(0, -2).contiguous().transpose(0, -2) if x.ndim > 1 else x,
+    "one image repeated": lambda x: x[:1].expand_as(x) if x.ndim > 1 else x,
+}
+
+
+@pytest.fixture(params=OPERATORS)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def call(name) -> Callable:
+    return OPERATORS[name].call
+
+
+@pytest.fixture
+def inputs_of(name, make_inputs) -> Callable[[int], dict[str, Tensor]]:
+    """Random inputs for a batch of the given size."""
+    operator = OPERATORS[name]
+    return lambda batch: make_inputs({n: (batch, *s) for n, s in operator.batched.items()} | operator.weights)
+
+
+@pytest.fixture
+def agrees(name, assert_agrees) -> Callable[[Callable, dict[str, Tensor]], None]:
+    return partial(assert_agrees, tolerance=OPERATORS[name].tolerance)
+
+
+def outputs(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_layout(layout, call, inputs_of, agrees):
+    strided = {n: LAYOUTS[layout](x) for n, x in inputs_of(3).items()}
+    assert not all(x.is_contiguous() for x in strided.values())
+    agrees(call, strided)
+
+
+def test_empty_batch(call, inputs_of, agrees):
+    agrees(call, inputs_of(0))
+
+
+def test_twice_in_one_graph(call, inputs_of, agrees):
+    def twice(backend, **inputs):
+        results = [call(**{n: factor * x for n, x in inputs.items()}, backend=backend) for factor in (1, 2)]
+        return tuple(a + b for a, b in zip(*map(outputs, results), strict=True))
+
+    agrees(twice, inputs_of(2))
+
+
+def test_gradient_of_a_plain_sum(call, inputs_of, agrees):
+    """The gradient that arrives is then a single number with strides of zero."""
+    agrees(lambda **inputs: sum(y.sum() for y in outputs(call(**inputs))), inputs_of(2))
+
+
+def test_checkpointing(call, inputs_of, agrees):
+    agrees(partial(checkpoint, call, use_reentrant=False), inputs_of(2))
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_compiles_to_one_graph(dynamic, call, inputs_of, agrees):
+    torch.compiler.reset()
+    agrees(torch.compile(call, fullgraph=True, dynamic=dynamic, backend="aot_eager"), inputs_of(2))
+
+
+def test_automatic_choice_compiles_to_one_graph(call, inputs_of):
+    torch.compiler.reset()
+    inputs = inputs_of(2)
+    compiled = torch.compile(lambda **x: call(**x), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(**inputs), call(**inputs), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_autocast_changes_nothing(backend, call, inputs_of, device):
+    inputs = inputs_of(2)
+    expected = call(**inputs, backend=backend)
+    with torch.autocast(device.type, torch.bfloat16):
+        torch.testing.assert_close(call(**inputs, backend=backend), expected, rtol=0, atol=0)
+
+
+def test_registration(name, inputs_of):
+    """Torch's own checks: schema, shape inference, autograd and tracing with unknown sizes."""
+    operator = getattr(torch.ops.gatedvision, name).default
+    options = {"eps": 1e-6, "activation": "silu"}
+    inputs = inputs_of(2)
+    arguments = [
+        inputs[a.name].requires_grad_() if a.name in inputs else options[a.name] for a in operator._schema.arguments
+    ]
+    torch.library.opcheck(operator, arguments)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
+def test_reference_is_scriptable(name, inputs_of):
+    inputs = inputs_of(2)
+    reference = getattr(gatedvision_kernels, f"{name}_reference")
+    torch.testing.assert_close(torch.jit.script(reference)(**inputs), reference(**inputs), rtol=0, atol=0)
+
+
+def test_shapes_on_meta_device(call, inputs_of):
+    inputs = inputs_of(2)
+    for y, y_meta in zip(
+        outputs(call(**inputs)), outputs(call(**{n: x.to("meta") for n, x in inputs.items()})), strict=True
+    ):
+        assert (y.shape, y.dtype) == (y_meta.shape, y_meta.dtype)
+
+
+def test_float64_takes_the_reference(call, inputs_of):
+    inputs = {n: x.double() for n, x in inputs_of(2).items()}
+    torch.testing.assert_close(call(**inputs), call(**inputs, backend="reference"), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="torch.float64"):
+        call(**inputs, backend="triton")
+
+
+def test_kernels_asked_for_in_vain(call, inputs_of, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    inputs = {n: x.cpu() for n, x in inputs_of(2).items()}
+    with pytest.raises(ValueError, match=r"backend='triton' cannot run: tensors lie on \['cpu'\], not on cuda"):
+        call(**inputs, backend="triton")
+    with pytest.raises(ValueError, match="backend must be 'auto', 'triton' or 'reference', got 'cuda'"):
+        call(**inputs, backend="cuda")
+
+
+def test_every_public_operator_is_checked_here():
+    operators = {
+        n for n, f in inspect.getmembers(gatedvision_kernels, inspect.isfunction) if not n.endswith("_reference")
+    }
+    assert operators == set(OPERATORS)
