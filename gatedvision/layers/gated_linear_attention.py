@@ -1,0 +1,150 @@
+"""The token mixer of both ViG families: bidirectional gated linear attention beside a local branch.
+
+Shapes: B batch, H and W sides of the map, L = H * W tokens in raster order, D channels, N heads,
+K query/key width of a head, V value width of a head.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_function
+from torch import Tensor, nn
+
+from gatedvision_kernels import (
+    bidirectional_gla,
+    bidirectional_gla_reference,
+    gated_norm_mix,
+    gated_norm_mix_reference,
+)
+
+# Published parameter names of the mixer, as (pattern, replacement) on the part below the mixer.
+PUBLISHED_MIXER_NAMES = (
+    (r"in_proj\.0\.", "conv_dw."),
+    (r"qkv_proj\.", "proj_qkv."),
+    (r"gk_proj\.", "proj_decay."),
+    (r"g_proj\.", "proj_gate."),
+    (r"g_norm\.weight", "global_scale"),
+    (r"l_norm\.weight", "local_scale"),
+    (r"o_proj\.", "proj_out."),
+)
+
+
+@register_notrace_function
+def _attend(query: Tensor, key: Tensor, value: Tensor, log_decay_forward: Tensor, log_decay_backward: Tensor) -> Tensor:
+    """Call the operator: a leaf for torch.fx, plain torch in TorchScript."""
+    if torch.jit.is_scripting():
+        return bidirectional_gla_reference(query, key, value, log_decay_forward, log_decay_backward)
+    else:
+        return bidirectional_gla(query, key, value, log_decay_forward, log_decay_backward)
+
+
+@register_notrace_function
+def _mix(
+    global_branch: Tensor,
+    local_branch: Tensor,
+    gate: Tensor,
+    global_scale: Tensor,
+    local_scale: Tensor,
+    eps: float,
+    activation: str,
+) -> Tensor:
+    """Call the operator: a leaf for torch.fx, plain torch in TorchScript."""
+    if torch.jit.is_scripting():
+        return gated_norm_mix_reference(global_branch, local_branch, gate, global_scale, local_scale, eps, activation)
+    else:
+        return gated_norm_mix(
+            global_branch, local_branch, gate, global_scale, local_scale, eps=eps, activation=activation
+        )
+
+
+class GatedLinearAttention(nn.Module):
+    """Mix the tokens of a map in both raster directions, gated against a local branch (ViG, arXiv:2405.18425).
+
+    A depthwise convolution gives the local branch; queries, keys, values and the per-channel
+    decays of the two directions are linear in it. The attention's output and the local branch
+    are normed per head and mixed by an input-dependent gate.
+
+    Args:
+        dim: channels, a multiple of ``2 * num_heads``.
+        num_heads: attention heads; a head has ``dim / num_heads`` values and half as many keys.
+        silu: apply SiLU to the local branch and to the mixed branches, as ViG-T does.
+        decay_rank: width of the bottleneck from which the decays are computed.
+        decay_divisor: temperature of the decays; 16 lets a new network remember about 24 tokens.
+        eps: epsilon of the two per-head RMS norms.
+        device: where the parameters are created.
+        dtype: in which type the parameters are created.
+
+    Raises:
+        ValueError: if ``dim`` does not divide into the heads.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        silu: bool = False,
+        decay_rank: int = 16,
+        decay_divisor: float = 16.0,
+        eps: float = 1e-6,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        if dim % (2 * num_heads):
+            raise ValueError(f"dim must be a multiple of 2 * num_heads, got dim={dim} and num_heads={num_heads}")
+        dd = {"device": device, "dtype": dtype}
+        self.num_heads = num_heads
+        self.key_dim = dim // 2 // num_heads
+        self.value_dim = dim // num_heads
+        self.decay_divisor = decay_divisor
+        self.eps = eps
+        self.activation = "silu" if silu else "identity"
+
+        self.conv_dw = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False, **dd)
+        self.act = nn.SiLU() if silu else nn.Identity()
+        self.proj_qkv = nn.Linear(dim, 2 * dim, bias=False, **dd)
+        self.proj_decay = nn.Sequential(nn.Linear(dim, decay_rank, bias=False, **dd), nn.Linear(decay_rank, dim, **dd))
+        self.proj_gate = nn.Linear(dim, dim, **dd)
+        self.global_scale = nn.Parameter(torch.ones(self.value_dim, **dd))
+        self.local_scale = nn.Parameter(torch.ones(self.value_dim, **dd))
+        self.proj_out = nn.Linear(dim, dim, bias=False, **dd)
+
+    def reset_parameters(self) -> None:
+        """Draw all weights by Xavier's rule, as small as published (gain ``2 ** -2.5``)."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                nn.init.xavier_uniform_(module.weight, gain=2**-2.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.ones_(self.global_scale)
+        nn.init.ones_(self.local_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix ``[B, H, W, D]``, channels last."""
+        height, width = x.shape[1], x.shape[2]
+        # The permuted views keep channels last in memory, so nothing is copied around the convolution.
+        local = self.act(self.conv_dw(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1).flatten(1, 2)
+
+        keys, values = [self.num_heads, self.key_dim], [self.num_heads, self.value_dim]
+        half = self.num_heads * self.key_dim
+        query, key, value = self.proj_qkv(local).split([half, half, 2 * half], dim=-1)
+        log_decay = F.logsigmoid(self.proj_decay(local)) / self.decay_divisor
+        log_decay_forward, log_decay_backward = log_decay.split([half, half], dim=-1)
+        mixed = _attend(
+            query.unflatten(-1, keys),
+            key.unflatten(-1, keys),
+            value.unflatten(-1, values),
+            log_decay_forward.unflatten(-1, keys),
+            log_decay_backward.unflatten(-1, keys),
+        )
+        mixed = _mix(
+            mixed,
+            local.unflatten(-1, values),
+            self.proj_gate(local).unflatten(-1, values),
+            self.global_scale,
+            self.local_scale,
+            self.eps,
+            self.activation,
+        )
+        return self.proj_out(mixed.flatten(2)).unflatten(1, [height, width])

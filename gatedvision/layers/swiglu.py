@@ -1,0 +1,43 @@
+"""The gated MLP of the ViG families."""
+
+from typing import Any
+
+import torch
+from timm.layers import register_notrace_function
+from torch import Tensor, nn
+
+from gatedvision_kernels import swiglu, swiglu_reference
+
+
+@register_notrace_function
+def _swiglu(x: Tensor) -> Tensor:
+    """Call the operator: a leaf for torch.fx, plain torch in TorchScript."""
+    if torch.jit.is_scripting():
+        return swiglu_reference(x)
+    else:
+        return swiglu(x)
+
+
+def swiglu_width(dim: int, multiple: int) -> int:
+    """Return 8/3 of ``dim``, rounded up to a multiple of ``multiple``: as many weights as a plain 4x MLP."""
+    return -(-(8 * dim // 3) // multiple) * multiple
+
+
+class SwiGluMlp(nn.Module):
+    """``proj_out(silu(gate) * value)``, gate and value from one linear layer (Shazeer, arXiv:2002.05202).
+
+    Args:
+        dim: channels of input and output.
+        hidden_dim: channels of gate and of value.
+        device: where the parameters are created.
+        dtype: in which type the parameters are created.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        self.proj_in = nn.Linear(dim, 2 * hidden_dim, bias=False, device=device, dtype=dtype)
+        self.proj_out = nn.Linear(hidden_dim, dim, bias=False, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[..., D]`` to ``[..., D]``."""
+        return self.proj_out(_swiglu(self.proj_in(x)))
