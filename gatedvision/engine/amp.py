@@ -1,0 +1,105 @@
+"""Mixed precision: bfloat16 on CPUs and GPUs, float16 with loss scaling on GPUs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, ContextManager
+
+import torch
+from mmengine.device import get_device
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def check_amp(amp: str | None) -> None:
+    """Refuse a precision that does not exist or that this machine cannot train in.
+
+    Args:
+        amp: ``"bf16"``, ``"fp16"`` or ``None`` for full precision.
+
+    Raises:
+        ValueError: another name, ``"fp16"`` without a GPU, or ``"bf16"`` on a GPU that lacks it.
+    """
+    if amp is None:
+        return
+    if amp not in AMP_DTYPES:
+        raise ValueError(f"amp must be one of {', '.join(AMP_DTYPES)} or None, got {amp!r}")
+    if amp == "fp16" and not torch.cuda.is_available():
+        raise ValueError("amp fp16 needs a GPU, and none is visible; use bf16, which CPUs have too")
+    if amp == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        raise ValueError(f"{torch.cuda.get_device_name()} has no bfloat16; use fp16")
+
+
+def autocast(amp: str | None) -> ContextManager[Any]:
+    """Context in which matrix products and convolutions run in the given precision.
+
+    Args:
+        amp: ``"bf16"``, ``"fp16"`` or ``None``, which changes nothing.
+    """
+    return nullcontext() if amp is None else torch.autocast(get_device(), AMP_DTYPES[amp])
+
+
+class AmpOptimWrapper(OptimWrapper):
+    """An optimizer step whose forward pass runs under :func:`autocast`.
+
+    float16 has too small a range for gradients, so there the loss is scaled, and steps whose gradients overflow are
+    left out. bfloat16 has the range of float32 and needs nothing of the kind.
+
+    Args:
+        amp: ``"bf16"``, ``"fp16"`` or ``None``.
+        **kwargs: arguments of mmengine's ``OptimWrapper``: ``optimizer``, ``clip_grad``, ``accumulative_counts``.
+    """
+
+    def __init__(self, amp: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_amp(amp)
+        self.amp = amp
+        self.scaler = torch.amp.GradScaler(get_device(), enabled=amp == "fp16")
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Context of the forward pass.
+
+        Args:
+            model: the model in training.
+        """
+        with super().optim_context(model), autocast(self.amp):
+            yield
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Compute gradients, of the scaled loss where there is a scale.
+
+        Args:
+            loss: scalar.
+            **kwargs: arguments of ``Tensor.backward``.
+        """
+        super().backward(self.scaler.scale(loss), **kwargs)
+
+    def step(self, **kwargs: Any) -> None:
+        """Clip the gradients, note their norm, and update the parameters.
+
+        Args:
+            **kwargs: arguments of the optimizer's ``step``.
+        """
+        self.scaler.unscale_(self.optimizer)
+        if self.clip_grad_kwargs:
+            self._clip_grad()
+        self.scaler.step(self.optimizer, **kwargs)
+        self.scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the optimizer and of the loss scale."""
+        return {**super().state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the state of the optimizer and of the loss scale.
+
+        Args:
+            state_dict: what :meth:`state_dict` returned, in this or another precision.
+        """
+        optimizer_state = dict(state_dict)
+        scaler_state = optimizer_state.pop("scaler", None)
+        if scaler_state and self.scaler.is_enabled():
+            self.scaler.load_state_dict(scaler_state)
+        super().load_state_dict(optimizer_state)

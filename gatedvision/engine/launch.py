@@ -1,0 +1,230 @@
+"""Train or evaluate what a config file describes: the library side of ``tools/train.py`` and ``tools/test.py``."""
+
+import difflib
+import inspect
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import mmengine.runner
+from mmengine.config import Config
+from mmengine.hooks import EMAHook
+
+from gatedvision.engine.amp import check_amp
+from gatedvision.engine.checkpoint_file import CheckpointError, find_last_checkpoint, read_checkpoint, select_weights
+from gatedvision.engine.checkpoint_hook import NonFiniteError
+from gatedvision.engine.distributed import start_processes, stop_processes
+from gatedvision.engine.runner import Runner
+
+_ENGINE_KEYS = {"amp", "compile", "find_unused_parameters", "weights"}
+
+
+def train(
+    config: Path,
+    work_dir: Path | None = None,
+    resume: bool | Path = False,
+    amp: str | None = None,
+    cfg_options: dict[str, Any] | None = None,
+    launcher: str = "none",
+    auto_scale_lr: bool = False,
+    compile: bool = False,
+    seed: int | None = None,
+) -> None:
+    """Train what a config describes.
+
+    Args:
+        config: the config file.
+        work_dir: folder for logs and checkpoints; ``work_dirs/<config name>`` where neither this nor the config says.
+        resume: go on from this checkpoint, or with ``True`` from the last one in ``work_dir``.
+        amp: precision, ``"bf16"`` or ``"fp16"``, in place of the config's.
+        cfg_options: settings that replace those of the config, by dotted name.
+        launcher: ``"none"``, ``"pytorch"`` or ``"slurm"``.
+        auto_scale_lr: scale the learning rate by the batch size.
+        compile: compile the backbone.
+        seed: seed in place of the config's.
+
+    Raises:
+        ValueError: the config, an option or a checkpoint does not fit.
+    """
+    cfg = load_config(config, work_dir, amp, cfg_options, seed)
+    if resume:
+        cfg.resume = True
+        cfg.load_from = None if resume is True else str(resume)
+    if auto_scale_lr:
+        if not (cfg.get("auto_scale_lr") or {}).get("base_batch_size"):
+            raise ValueError(f"--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {config}")
+        cfg.auto_scale_lr.enable = True
+    if compile:
+        cfg.compile = cfg.get("compile") or True
+    cfg.launcher = start_processes(launcher)
+    try:
+        Runner.from_cfg(cfg).train()
+    finally:
+        stop_processes()
+
+
+def evaluate(
+    config: Path,
+    checkpoint: Path,
+    work_dir: Path | None = None,
+    out: Path | None = None,
+    weights: Literal["ema", "raw"] = "ema",
+    amp: str | None = None,
+    cfg_options: dict[str, Any] | None = None,
+    launcher: str = "none",
+    compile: bool = False,
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """Evaluate a checkpoint on the test data of a config.
+
+    Args:
+        config: the config file.
+        checkpoint: the checkpoint, or a work directory, meaning its last one.
+        work_dir: folder for the log; ``work_dirs/<config name>`` where neither this nor the config says.
+        out: file for the metrics as JSON.
+        weights: the moving average of the weights where there is one, or the weights in training.
+        amp: precision, ``"bf16"`` or ``"fp16"``, in place of the config's.
+        cfg_options: settings that replace those of the config, by dotted name.
+        launcher: ``"none"``, ``"pytorch"`` or ``"slurm"``.
+        compile: compile the backbone.
+        seed: seed in place of the config's.
+
+    Returns:
+        The metrics, and which checkpoint and weights they belong to.
+
+    Raises:
+        ValueError: the config, an option or the checkpoint does not fit.
+    """
+    cfg = load_config(config, work_dir, amp, cfg_options, seed)
+    if checkpoint.is_dir():
+        folder, found = checkpoint, find_last_checkpoint(checkpoint)
+        if found is None:
+            raise CheckpointError(f"no checkpoint in {folder}")
+        checkpoint = found
+    # Before data and model are built: a wrong path should not take a minute to show.
+    saved = read_checkpoint(checkpoint)
+    cfg.load_from, cfg.resume, cfg.weights = str(checkpoint), False, weights
+    cfg.custom_hooks = [hook for hook in cfg.get("custom_hooks") or [] if not _is_ema_hook(hook)]
+    # The training part would only be built to be thrown away.
+    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr"):
+        cfg.pop(key, None)
+    cfg.launcher = start_processes(launcher)
+    try:
+        runner = Runner.from_cfg(cfg)
+        if compile or cfg.get("compile"):
+            runner.cfg.compile = cfg.get("compile") or True
+            runner._maybe_compile("test_step")
+        metrics = runner.test()
+        which = select_weights(saved, weights)[1]
+        report = {
+            **metrics,
+            "images": len(runner.test_dataloader.dataset),
+            "weights": which,
+            "checkpoint": str(checkpoint),
+        }
+        if runner.rank == 0:
+            _print_report(report)
+            if out is not None:
+                out.parent.mkdir(parents=True, exist_ok=True)
+                out.write_text(json.dumps(report, indent=2) + "\n")
+        return report
+    finally:
+        stop_processes()
+
+
+def load_config(
+    path: Path,
+    work_dir: Path | None = None,
+    amp: str | None = None,
+    cfg_options: dict[str, Any] | None = None,
+    seed: int | None = None,
+) -> Config:
+    """Load a config, replace settings in it, and refuse keys that nothing would read.
+
+    Args:
+        path: the config file.
+        work_dir: see :func:`train`.
+        amp: see :func:`train`.
+        cfg_options: see :func:`train`.
+        seed: see :func:`train`.
+
+    Returns:
+        The config.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be loaded, or has an unknown key.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no config at {path}")
+    try:
+        cfg = Config.fromfile(str(path))
+    except Exception as error:  # a config is a program, which may fail in any way
+        raise ValueError(f"cannot load config {path}: {type(error).__name__}: {error}") from error
+    if cfg_options:
+        cfg.merge_from_dict(cfg_options)
+    _check_keys(cfg, path)
+    cfg.work_dir = str(work_dir or cfg.get("work_dir") or Path("work_dirs", path.stem))
+    if amp is not None:
+        cfg.amp = amp
+    check_amp(cfg.get("amp"))
+    if seed is not None:
+        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
+    return cfg
+
+
+def exit_with_message(function: Callable[..., Any], **kwargs: Any) -> None:
+    """Call a function of this module from a command line: one line on stderr and exit code 2 for a mistake of the user.
+
+    Any other exception is a defect and keeps its traceback; ``GATEDVISION_TRACEBACK=1`` shows it for mistakes too.
+
+    Args:
+        function: what to call.
+        **kwargs: its arguments.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.*")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    try:
+        function(**kwargs)
+    except (ValueError, TypeError, OSError, ModuleNotFoundError, NonFiniteError) as error:
+        if os.environ.get("GATEDVISION_TRACEBACK"):
+            raise
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    # What a data worker raises arrives as a traceback, whose last line is the message.
+    lines = str(error).strip().split("\n")
+    message = lines[-1] if "Traceback" in str(error) else " ".join(line.strip() for line in lines)
+    print(f"error: {message or type(error).__name__}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _check_keys(cfg: Config, path: Path) -> None:
+    known = set(inspect.signature(mmengine.runner.Runner.__init__).parameters) - {"self", "cfg"} | _ENGINE_KEYS
+    for key in list(cfg):
+        if isinstance(cfg[key], type) or inspect.isroutine(cfg[key]) or inspect.ismodule(cfg[key]):
+            # An import of a base config.
+            cfg.pop(key)
+        elif key not in known and not key.startswith("_") and not key.endswith("_pipeline"):
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "names of your own start with '_'"
+            raise ValueError(f"unknown key {key!r} in {path} or --cfg-options; {hint}")
+
+
+def _is_ema_hook(hook: Any) -> bool:
+    kind = hook.get("type") if isinstance(hook, dict) else type(hook)
+    return isinstance(kind, type) and issubclass(kind, EMAHook) or kind == "EMAHook"
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    values = [
+        f"{name.removeprefix('accuracy/')} {value:.2f} %" if name.startswith("accuracy/") else f"{name} {value:.4f}"
+        for name, value in report.items()
+        if isinstance(value, float)
+    ]
+    print(f"{'  '.join(values)}  ({report['images']} images, {report['weights']} weights of {report['checkpoint']})")

@@ -1,0 +1,309 @@
+"""mmengine's Runner with its traps taken out.
+
+What differs from mmengine 0.10.7: checkpoints hold tensors and plain values only, are written atomically and resume
+exactly, in the middle of an epoch too; the data order and augmentation depend on the seed alone; CPUs train with
+several processes; precision is ``amp = "bf16" | "fp16" | None`` everywhere; ``compile`` compiles the backbone and not
+the optimizer; the learning rate is scaled by the whole batch; no environment probe that needs ``distutils``.
+"""
+
+import importlib.util
+import platform
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mmengine.runner
+import timm
+import torch
+from mmengine.dist import broadcast_object_list
+from mmengine.hooks import EMAHook
+from mmengine.model import revert_sync_batchnorm
+from mmengine.device import get_device
+from mmengine.optim import OptimWrapper
+from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
+from mmengine.runner.utils import set_random_seed
+from mmengine.visualization import TensorboardVisBackend, Visualizer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from gatedvision.engine.amp import AmpOptimWrapper
+from gatedvision.engine.checkpoint_file import CheckpointError, find_last_checkpoint, load_weights, read_checkpoint
+from gatedvision.engine.checkpoint_file import select_weights
+from gatedvision.engine.distributed import wrap_data_parallel
+from gatedvision.engine.loops import TestLoop, TrainLoop, ValLoop
+from gatedvision.engine.param_groups import ParamGroups
+from gatedvision.engine.seeded_data import EpochBatches, SeededDataset
+from gatedvision.engine.training_state import restore_histories, unwrap
+
+
+class Runner(mmengine.runner.Runner):
+    """Builds everything a config describes, trains and evaluates it.
+
+    Besides mmengine's keys a config may have ``amp`` (see the module), ``compile`` (a bool, or arguments of
+    ``torch.compile``) and ``weights`` (``"ema"`` or ``"raw"``: which weights of ``load_from`` to take).
+    """
+
+    def set_randomness(self, seed: int | None, deterministic: bool = False, diff_rank_seed: bool = True) -> None:
+        """Seed the generators of this process; ``self.seed`` is the seed of the run, the same in all processes.
+
+        Args:
+            seed: seed of the run; ``None`` draws one.
+            deterministic: use deterministic algorithms only.
+            diff_rank_seed: accepted for mmengine's sake; processes always drop and mix differently.
+        """
+        self._deterministic = deterministic
+        self._seed = set_random_seed(seed, deterministic=deterministic)
+        set_random_seed(self._seed + self.rank, deterministic=deterministic)
+
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        """Move the model to its device and, with several processes, make it average its gradients.
+
+        Args:
+            model_wrapper_cfg: has to be ``None``.
+            model: the task model.
+
+        Returns:
+            The model, wrapped if there are several processes.
+
+        Raises:
+            ValueError: a wrapper is configured.
+        """
+        if model_wrapper_cfg is not None:
+            raise ValueError("model_wrapper_cfg is not supported: the engine wraps the model itself")
+        model = model.to(get_device())
+        if not self.distributed:
+            return revert_sync_batchnorm(model)
+        return wrap_data_parallel(model, self.cfg.get("find_unused_parameters", False))
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader[Any] | dict[str, Any], seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader[Any]:
+        """Build a loader whose order and augmentation follow from the seed (see ``seeded_data``).
+
+        Args:
+            dataloader: a loader, or the config of one: ``dataset``, ``sampler``, ``batch_size``, ``collate_fn`` and
+                arguments of torch's ``DataLoader``.
+            seed: seed of the run.
+            diff_rank_seed: unused; samplers share the seed.
+
+        Returns:
+            The loader.
+        """
+        if isinstance(dataloader, DataLoader):
+            return dataloader
+        options = dict(dataloader)
+        dataset, sampler = options.pop("dataset"), options.pop("sampler")
+        if isinstance(dataset, Mapping):
+            dataset = DATASETS.build(dataset)
+        if isinstance(sampler, Mapping):
+            sampler = DATA_SAMPLERS.build(sampler, default_args={"dataset": dataset, "seed": seed})
+        collate = options.pop("collate_fn", None)
+        if isinstance(collate, Mapping):
+            collate_options = dict(collate)
+            kind = collate_options.pop("type")
+            collate = partial(FUNCTIONS.get(kind) if isinstance(kind, str) else kind, **collate_options)
+        batches = EpochBatches(sampler, options.pop("batch_size"), options.pop("drop_last", False))
+        # Its own generator: torch would draw the workers' seeds from the one that drop path and mixup use.
+        generator = torch.Generator().manual_seed(seed or 0)
+        return DataLoader(
+            SeededDataset(dataset, seed or 0),
+            batch_sampler=batches,
+            collate_fn=collate,
+            generator=generator,
+            **options,
+        )
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """Build the training loop.
+
+        Args:
+            loop: a loop, or its config with ``max_epochs``.
+
+        Returns:
+            The loop.
+
+        Raises:
+            ValueError: the config asks for training by iterations.
+        """
+        if isinstance(loop, Mapping) and "type" not in loop:
+            options = dict(loop)
+            if not options.pop("by_epoch", True):
+                raise ValueError("train_cfg: training is by epochs, so give by_epoch=True and max_epochs")
+            loop = {"type": TrainLoop, **options}
+        return super().build_train_loop(loop)
+
+    def build_val_loop(self, loop: Any) -> Any:
+        """Build the validation loop.
+
+        Args:
+            loop: a loop or its config.
+
+        Returns:
+            The loop.
+        """
+        return super().build_val_loop({"type": ValLoop, **loop} if isinstance(loop, Mapping) else loop)
+
+    def build_test_loop(self, loop: Any) -> Any:
+        """Build the evaluation loop.
+
+        Args:
+            loop: a loop or its config.
+
+        Returns:
+            The loop.
+        """
+        return super().build_test_loop({"type": TestLoop, **loop} if isinstance(loop, Mapping) else loop)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Build the optimizer, in the precision of the config and with two groups of parameters.
+
+        Args:
+            optim_wrapper: a wrapper or its config.
+
+        Returns:
+            The wrapper.
+        """
+        if isinstance(optim_wrapper, Mapping):
+            defaults = {"type": AmpOptimWrapper, "constructor": ParamGroups}
+            optim_wrapper = {**defaults, **optim_wrapper}
+            if optim_wrapper["type"] is AmpOptimWrapper:
+                optim_wrapper["amp"] = self.cfg.get("amp")
+        return super().build_optim_wrapper(optim_wrapper)
+
+    def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict[str, Any] | None = None) -> None:
+        """Scale the learning rate by the ratio of the whole batch to the one the config was written for.
+
+        The whole batch is what one optimizer step sees: over all processes and accumulated iterations. Schedulers work
+        with ratios of this rate, so warm-up start and final rate scale with it.
+
+        Args:
+            optim_wrapper: the optimizer.
+            auto_scale_lr: ``dict(enable=..., base_batch_size=...)``.
+
+        Raises:
+            ValueError: it is enabled and ``base_batch_size`` is missing.
+        """
+        if not auto_scale_lr or not auto_scale_lr.get("enable", False):
+            return
+        base = auto_scale_lr.get("base_batch_size")
+        if base is None:
+            raise ValueError("scaling the learning rate needs auto_scale_lr=dict(base_batch_size=...) in the config")
+        batch_size = self.train_dataloader.batch_sampler.batch_size
+        total = batch_size * self.world_size * optim_wrapper._accumulative_counts
+        for group in optim_wrapper.param_groups:
+            group["lr"] *= total / base
+        self.logger.info(f"learning rate times {total / base:g}: a total batch of {total}, base_batch_size {base}")
+
+    def build_visualizer(self, visualizer: Any = None) -> Visualizer:
+        """Build the writers of scalars; without tensorboard installed, only the JSON file.
+
+        Args:
+            visualizer: a visualizer or its config.
+
+        Returns:
+            The visualizer.
+        """
+        if isinstance(visualizer, Mapping) and importlib.util.find_spec("tensorboard") is None:
+            backends = visualizer.get("vis_backends") or []
+            kept = [
+                backend
+                for backend in backends
+                if backend["type"] not in (TensorboardVisBackend, "TensorboardVisBackend")
+            ]
+            if len(kept) < len(backends):
+                self.logger.info("no TensorBoard log: tensorboard is not installed (pip install tensorboard)")
+            visualizer = {**visualizer, "vis_backends": kept}
+        return super().build_visualizer(visualizer)
+
+    def load_or_resume(self) -> None:
+        """Resume the run, or load the weights, that the config names with ``resume`` and ``load_from``."""
+        if self._has_loaded:
+            return
+        self._has_loaded = True
+        if self._resume:
+            path = self._find_checkpoint()
+            if path is None:
+                self.logger.info(f"nothing to resume in {self.work_dir}: starting from scratch")
+            else:
+                self._resume_from(path)
+        elif self._load_from is not None:
+            checkpoint = read_checkpoint(Path(self._load_from))
+            weights, which = select_weights(checkpoint, self.cfg.get("weights", "ema"))
+            load_weights(unwrap(self.model), weights, str(self._load_from))
+            self.call_hook("after_load_checkpoint", checkpoint={"state_dict": weights})
+            self.logger.info(f"loaded the {which} weights of {self._load_from}")
+
+    def _find_checkpoint(self) -> Path | None:
+        """Let the main process choose, so that all processes resume the same checkpoint."""
+        if self._load_from is not None:
+            return Path(self._load_from)
+        choice: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                choice = [find_last_checkpoint(Path(self.work_dir))]
+            except CheckpointError as error:
+                choice = [error]
+        broadcast_object_list(choice)
+        if isinstance(choice[0], CheckpointError):
+            raise choice[0]
+        return choice[0]
+
+    def _resume_from(self, path: Path) -> None:
+        checkpoint = read_checkpoint(path)
+        meta = checkpoint["meta"]
+        if "optimizer" not in checkpoint:
+            raise CheckpointError(f"{path} holds weights only and cannot be resumed; name an epoch_*.pth")
+        if meta["iters_per_epoch"] != len(self.train_dataloader):
+            raise CheckpointError(
+                f"{path} has {meta['iters_per_epoch']} iterations an epoch and this run {len(self.train_dataloader)}: "
+                "resuming needs the same data, batch_size and number of processes"
+            )
+        if "ema_state_dict" in checkpoint and not any(isinstance(hook, EMAHook) for hook in self.hooks):
+            raise CheckpointError(f"{path} was trained with a moving average (EMA) and the config has none")
+        if meta["seed"] != self.seed:
+            self.logger.warning(f"going on with the seed of the checkpoint, {meta['seed']}, not with {self.seed}")
+            self.set_randomness(meta["seed"], self.deterministic)
+            self._reseed_training_data()
+        # EMAHook takes the average out of the checkpoint here, and puts the weights in training back in its place.
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        load_weights(unwrap(self.model), checkpoint["state_dict"], str(path))
+        self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+        for scheduler, state in zip(self.param_schedulers or (), checkpoint["param_schedulers"], strict=True):
+            scheduler.load_state_dict(state)
+        self.message_hub.load_state_dict(restore_histories(checkpoint["message_hub"]))
+        states = checkpoint["random_states"]
+        if len(states) != self.world_size:
+            self.logger.warning(f"{path} is of {len(states)} processes, this run of {self.world_size}: not exact")
+        state = states[self.rank] if len(states) == self.world_size else None
+        self.train_loop.start_from(meta["epoch"], meta["iter"], state)
+        self.logger.info(f"resumed {path} at epoch {meta['epoch']}, iteration {meta['iter']}")
+
+    def _reseed_training_data(self) -> None:
+        loader = self.train_dataloader
+        loader.dataset.seed = self.seed
+        if hasattr(loader.batch_sampler.sampler, "seed"):
+            loader.batch_sampler.sampler.seed = self.seed
+
+    def _maybe_compile(self, target: str) -> None:
+        options = self.cfg.get("compile") or None
+        if options is None:
+            return
+        unwrap(self.model).compile_backbone(**({} if options is True else options))
+        self.logger.info("the backbone will be compiled: the first iterations take long, and so does the ETA")
+
+    def _log_env(self, env_cfg: dict[str, Any]) -> None:
+        gpu = f"{torch.cuda.get_device_name()} (CUDA {torch.version.cuda})" if torch.cuda.is_available() else "none"
+        facts = {
+            "python": f"{platform.python_version()} on {platform.platform()}",
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+            "mmengine": mmengine.__version__,
+            "GPU": gpu,
+            "processes": f"{self.world_size} (launcher {self.launcher})",
+            "seed": self.seed,
+            "amp": self.cfg.get("amp"),
+        }
+        table = "\n".join(f"    {name:10} {value}" for name, value in facts.items())
+        self.logger.info(f"environment:\n{table}\nconfig:\n{self.cfg.pretty_text}")
