@@ -1,6 +1,6 @@
 """Training and evaluation on mmengine, with its traps worked around in one place.
 
-A config names the classes exported here; ``tools/train.py`` and ``tools/test.py`` call :mod:`gatedvision.engine.launch`.
+A config names the classes exported here; ``tools/train.py`` and ``tools/test.py`` call ``gatedvision.engine.launch``.
 """
 
 from gatedvision.engine.amp import AmpOptimWrapper

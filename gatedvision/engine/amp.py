@@ -1,8 +1,8 @@
 """Mixed precision: bfloat16 on CPUs and GPUs, float16 with loss scaling on GPUs."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any, ContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from mmengine.device import get_device
@@ -31,7 +31,7 @@ def check_amp(amp: str | None) -> None:
         raise ValueError(f"{torch.cuda.get_device_name()} has no bfloat16; use fp16")
 
 
-def autocast(amp: str | None) -> ContextManager[Any]:
+def autocast(amp: str | None) -> AbstractContextManager[Any]:
     """Context in which matrix products and convolutions run in the given precision.
 
     Args:

@@ -92,7 +92,11 @@ def gather_from_processes(value: Any) -> list[Any]:
 
 
 def _translate_slurm_variables() -> None:
-    """Set the variables that torchrun would set from the ones that srun sets."""
+    """Set the variables that torchrun would set from the ones that srun sets.
+
+    Raises:
+        ValueError: srun did not set them.
+    """
     missing = [name for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID") if name not in os.environ]
     if missing:
         raise ValueError(f"launcher 'slurm' needs {', '.join(missing)} in the environment; start with srun")

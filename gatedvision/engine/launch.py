@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from gatedvision.engine.checkpoint_hook import NonFiniteError
 from gatedvision.engine.distributed import start_processes, stop_processes
 from gatedvision.engine.runner import Runner
 
+# What a mistake of the user raises, and a loss that diverges.
+_MISTAKES = (ValueError, TypeError, OSError, ModuleNotFoundError, NonFiniteError)
 _ENGINE_KEYS = {"amp", "compile", "find_unused_parameters", "weights"}
 
 
@@ -97,7 +100,8 @@ def evaluate(
         The metrics, and which checkpoint and weights they belong to.
 
     Raises:
-        ValueError: the config, an option or the checkpoint does not fit.
+        CheckpointError: there is no such checkpoint, it is damaged, or it does not fit the model.
+        ValueError: the config or an option does not fit.
     """
     cfg = load_config(config, work_dir, amp, cfg_options, seed)
     if checkpoint.is_dir():
@@ -119,10 +123,11 @@ def evaluate(
             runner.cfg.compile = cfg.get("compile") or True
             runner._maybe_compile("test_step")
         metrics = runner.test()
+        dataset: Any = runner.test_dataloader.dataset
         which = select_weights(saved, weights)[1]
         report = {
             **metrics,
-            "images": len(runner.test_dataloader.dataset),
+            "images": len(dataset),
             "weights": which,
             "checkpoint": str(checkpoint),
         }
@@ -190,9 +195,9 @@ def exit_with_message(function: Callable[..., Any], **kwargs: Any) -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     try:
         function(**kwargs)
-    except (ValueError, TypeError, OSError, ModuleNotFoundError, NonFiniteError) as error:
+    except _MISTAKES as error:
         if os.environ.get("GATEDVISION_TRACEBACK"):
-            raise
+            traceback.print_exc()
         _fail(error)
 
 

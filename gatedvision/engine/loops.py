@@ -25,9 +25,12 @@ class TrainLoop(EpochBasedTrainLoop):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not len(self.dataloader):
-            samples, batch_size = len(self.dataloader.dataset), self.dataloader.batch_sampler.batch_size
-            raise ValueError(f"no full batch: {samples} training samples, batch_size {batch_size} in each process")
+        batches = self.dataloader.batch_sampler
+        if not isinstance(batches, EpochBatches):
+            raise ValueError("train_dataloader has to be a config, from which the Runner builds the loader")
+        if not len(batches):
+            raise ValueError(f"too few training samples: no process has a full batch of {batches.batch_size}")
+        self._batches = batches
         self._first_batch = 0
         self._random_state: dict[str, Any] | None = None
 
@@ -66,9 +69,7 @@ class TrainLoop(EpochBasedTrainLoop):
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         first_batch, self._first_batch = self._first_batch, 0
-        batches = self.dataloader.batch_sampler
-        assert isinstance(batches, EpochBatches)
-        batches.start_epoch(self._epoch, first_batch)
+        self._batches.start_epoch(self._epoch, first_batch)
         for idx, data_batch in enumerate(self.dataloader, start=first_batch):
             self.run_iter(idx, data_batch)
         share_buffers(self.runner.model)

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
 from timm.models import group_parameters
 from timm.optim import param_groups_weight_decay
-from torch import nn
+
+from gatedvision.engine.training_state import unwrap
 
 
 class ParamGroups:
@@ -35,7 +35,7 @@ class ParamGroups:
         self.wrapper_cfg = dict(optim_wrapper_cfg)
         self.optimizer_cfg = dict(self.wrapper_cfg.pop("optimizer"))
 
-    def __call__(self, model: nn.Module) -> OptimWrapper:
+    def __call__(self, model: Any) -> OptimWrapper:
         """Build the optimizer of a task model.
 
         Args:
@@ -44,7 +44,7 @@ class ParamGroups:
         Returns:
             The optimizer in its wrapper.
         """
-        model = model.module if is_model_wrapper(model) else model  # pyright: ignore[reportAssignmentType]
+        model = unwrap(model)
         weight_decay = self.optimizer_cfg.get("weight_decay", 0.0)
         exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
         groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=exempt)
@@ -57,9 +57,9 @@ class ParamGroups:
             wrapper.base_param_settings = None
         return wrapper
 
-    def _split_by_layer(self, groups: list[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
-        backbone: Any = model.backbone
-        layer_of_name = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
+    def _split_by_layer(self, groups: list[dict[str, Any]], model: Any) -> list[dict[str, Any]]:
+        backbone = model.backbone
+        layer_of_name: Any = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
         top = max(layer_of_name.values())
         layer_of = {id(parameter): layer_of_name[name] for name, parameter in backbone.named_parameters()}
         split: dict[tuple[int, float], dict[str, Any]] = {}

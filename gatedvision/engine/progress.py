@@ -48,7 +48,10 @@ class Progress(LogProcessor):
         Returns:
             The row and the line.
         """
+        # mmengine smooths everything called loss over the window, here over the last evaluations.
+        window, self.window_size = self.window_size, 1
         row, line = super().get_log_after_epoch(runner, batch_idx, mode, with_non_scalar)
+        self.window_size = window
         if mode == "val":
             row["val_loss"] = row.pop("loss", None)
             row = {name: value for name, value in row.items() if value is not None}

@@ -8,7 +8,6 @@ the optimizer; the learning rate is scaled by the whole batch; no environment pr
 
 import importlib.util
 import platform
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,30 @@ from typing import Any
 import mmengine.runner
 import timm
 import torch
-from mmengine.dist import broadcast_object_list
-from mmengine.hooks import EMAHook
-from mmengine.model import revert_sync_batchnorm
 from mmengine.device import get_device
+from mmengine.dist import broadcast_object_list
+from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
-from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
+from mmengine.registry import DATA_SAMPLERS, DATASETS
 from mmengine.runner.utils import set_random_seed
 from mmengine.visualization import TensorboardVisBackend, Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
 from gatedvision.engine.amp import AmpOptimWrapper
-from gatedvision.engine.checkpoint_file import CheckpointError, find_last_checkpoint, load_weights, read_checkpoint
-from gatedvision.engine.checkpoint_file import select_weights
+from gatedvision.engine.checkpoint_file import (
+    CheckpointError,
+    find_last_checkpoint,
+    load_weights,
+    read_checkpoint,
+    select_weights,
+)
 from gatedvision.engine.distributed import wrap_data_parallel
 from gatedvision.engine.loops import TestLoop, TrainLoop, ValLoop
 from gatedvision.engine.param_groups import ParamGroups
+from gatedvision.engine.resume import resume_training
 from gatedvision.engine.seeded_data import EpochBatches, SeededDataset
-from gatedvision.engine.training_state import restore_histories, unwrap
+from gatedvision.engine.training_state import unwrap
 
 
 class Runner(mmengine.runner.Runner):
@@ -44,13 +48,13 @@ class Runner(mmengine.runner.Runner):
     ``torch.compile``) and ``weights`` (``"ema"`` or ``"raw"``: which weights of ``load_from`` to take).
     """
 
-    def set_randomness(self, seed: int | None, deterministic: bool = False, diff_rank_seed: bool = True) -> None:
+    def set_randomness(self, seed: int | None, diff_rank_seed: bool = True, deterministic: bool = False) -> None:
         """Seed the generators of this process; ``self.seed`` is the seed of the run, the same in all processes.
 
         Args:
             seed: seed of the run; ``None`` draws one.
+            diff_rank_seed: without effect; processes always drop and mix differently.
             deterministic: use deterministic algorithms only.
-            diff_rank_seed: accepted for mmengine's sake; processes always drop and mix differently.
         """
         self._deterministic = deterministic
         self._seed = set_random_seed(seed, deterministic=deterministic)
@@ -95,15 +99,15 @@ class Runner(mmengine.runner.Runner):
             return dataloader
         options = dict(dataloader)
         dataset, sampler = options.pop("dataset"), options.pop("sampler")
-        if isinstance(dataset, Mapping):
+        if isinstance(dataset, dict):
             dataset = DATASETS.build(dataset)
-        if isinstance(sampler, Mapping):
+        if isinstance(sampler, dict):
             sampler = DATA_SAMPLERS.build(sampler, default_args={"dataset": dataset, "seed": seed})
         collate = options.pop("collate_fn", None)
-        if isinstance(collate, Mapping):
+        if isinstance(collate, dict):
             collate_options = dict(collate)
-            kind = collate_options.pop("type")
-            collate = partial(FUNCTIONS.get(kind) if isinstance(kind, str) else kind, **collate_options)
+            kind: Any = collate_options.pop("type")
+            collate = partial(kind, **collate_options)
         batches = EpochBatches(sampler, options.pop("batch_size"), options.pop("drop_last", False))
         # Its own generator: torch would draw the workers' seeds from the one that drop path and mixup use.
         generator = torch.Generator().manual_seed(seed or 0)
@@ -127,7 +131,7 @@ class Runner(mmengine.runner.Runner):
         Raises:
             ValueError: the config asks for training by iterations.
         """
-        if isinstance(loop, Mapping) and "type" not in loop:
+        if isinstance(loop, dict) and "type" not in loop:
             options = dict(loop)
             if not options.pop("by_epoch", True):
                 raise ValueError("train_cfg: training is by epochs, so give by_epoch=True and max_epochs")
@@ -143,7 +147,7 @@ class Runner(mmengine.runner.Runner):
         Returns:
             The loop.
         """
-        return super().build_val_loop({"type": ValLoop, **loop} if isinstance(loop, Mapping) else loop)
+        return super().build_val_loop({"type": ValLoop, **loop} if isinstance(loop, dict) else loop)
 
     def build_test_loop(self, loop: Any) -> Any:
         """Build the evaluation loop.
@@ -154,7 +158,7 @@ class Runner(mmengine.runner.Runner):
         Returns:
             The loop.
         """
-        return super().build_test_loop({"type": TestLoop, **loop} if isinstance(loop, Mapping) else loop)
+        return super().build_test_loop({"type": TestLoop, **loop} if isinstance(loop, dict) else loop)
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimizer, in the precision of the config and with two groups of parameters.
@@ -165,7 +169,7 @@ class Runner(mmengine.runner.Runner):
         Returns:
             The wrapper.
         """
-        if isinstance(optim_wrapper, Mapping):
+        if isinstance(optim_wrapper, dict):
             defaults = {"type": AmpOptimWrapper, "constructor": ParamGroups}
             optim_wrapper = {**defaults, **optim_wrapper}
             if optim_wrapper["type"] is AmpOptimWrapper:
@@ -190,8 +194,8 @@ class Runner(mmengine.runner.Runner):
         base = auto_scale_lr.get("base_batch_size")
         if base is None:
             raise ValueError("scaling the learning rate needs auto_scale_lr=dict(base_batch_size=...) in the config")
-        batch_size = self.train_dataloader.batch_sampler.batch_size
-        total = batch_size * self.world_size * optim_wrapper._accumulative_counts
+        batches: Any = self.train_dataloader.batch_sampler
+        total = batches.batch_size * self.world_size * optim_wrapper._accumulative_counts
         for group in optim_wrapper.param_groups:
             group["lr"] *= total / base
         self.logger.info(f"learning rate times {total / base:g}: a total batch of {total}, base_batch_size {base}")
@@ -205,7 +209,7 @@ class Runner(mmengine.runner.Runner):
         Returns:
             The visualizer.
         """
-        if isinstance(visualizer, Mapping) and importlib.util.find_spec("tensorboard") is None:
+        if isinstance(visualizer, dict) and importlib.util.find_spec("tensorboard") is None:
             backends = visualizer.get("vis_backends") or []
             kept = [
                 backend
@@ -227,7 +231,7 @@ class Runner(mmengine.runner.Runner):
             if path is None:
                 self.logger.info(f"nothing to resume in {self.work_dir}: starting from scratch")
             else:
-                self._resume_from(path)
+                resume_training(self, path)
         elif self._load_from is not None:
             checkpoint = read_checkpoint(Path(self._load_from))
             weights, which = select_weights(checkpoint, self.cfg.get("weights", "ema"))
@@ -249,42 +253,6 @@ class Runner(mmengine.runner.Runner):
         if isinstance(choice[0], CheckpointError):
             raise choice[0]
         return choice[0]
-
-    def _resume_from(self, path: Path) -> None:
-        checkpoint = read_checkpoint(path)
-        meta = checkpoint["meta"]
-        if "optimizer" not in checkpoint:
-            raise CheckpointError(f"{path} holds weights only and cannot be resumed; name an epoch_*.pth")
-        if meta["iters_per_epoch"] != len(self.train_dataloader):
-            raise CheckpointError(
-                f"{path} has {meta['iters_per_epoch']} iterations an epoch and this run {len(self.train_dataloader)}: "
-                "resuming needs the same data, batch_size and number of processes"
-            )
-        if "ema_state_dict" in checkpoint and not any(isinstance(hook, EMAHook) for hook in self.hooks):
-            raise CheckpointError(f"{path} was trained with a moving average (EMA) and the config has none")
-        if meta["seed"] != self.seed:
-            self.logger.warning(f"going on with the seed of the checkpoint, {meta['seed']}, not with {self.seed}")
-            self.set_randomness(meta["seed"], self.deterministic)
-            self._reseed_training_data()
-        # EMAHook takes the average out of the checkpoint here, and puts the weights in training back in its place.
-        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        load_weights(unwrap(self.model), checkpoint["state_dict"], str(path))
-        self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
-        for scheduler, state in zip(self.param_schedulers or (), checkpoint["param_schedulers"], strict=True):
-            scheduler.load_state_dict(state)
-        self.message_hub.load_state_dict(restore_histories(checkpoint["message_hub"]))
-        states = checkpoint["random_states"]
-        if len(states) != self.world_size:
-            self.logger.warning(f"{path} is of {len(states)} processes, this run of {self.world_size}: not exact")
-        state = states[self.rank] if len(states) == self.world_size else None
-        self.train_loop.start_from(meta["epoch"], meta["iter"], state)
-        self.logger.info(f"resumed {path} at epoch {meta['epoch']}, iteration {meta['iter']}")
-
-    def _reseed_training_data(self) -> None:
-        loader = self.train_dataloader
-        loader.dataset.seed = self.seed
-        if hasattr(loader.batch_sampler.sampler, "seed"):
-            loader.batch_sampler.sampler.seed = self.seed
 
     def _maybe_compile(self, target: str) -> None:
         options = self.cfg.get("compile") or None

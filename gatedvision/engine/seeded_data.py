@@ -20,11 +20,11 @@ class SampleKey(NamedTuple):
     """Which sample to read, and in which epoch."""
 
     epoch: int
-    index: int
+    sample: int
 
 
 class SeededDataset(Dataset[Any]):
-    """A dataset whose every sample is drawn under a seed made of ``(seed, epoch, index)``.
+    """A dataset whose every sample is drawn under a seed made of ``(seed, epoch, sample)``.
 
     Args:
         dataset: a map-style dataset that takes its random numbers from ``random``, ``numpy.random`` or ``torch``.
@@ -43,12 +43,12 @@ class SeededDataset(Dataset[Any]):
     def __getitem__(self, key: SampleKey) -> Any:
         # A worker process has its generators to itself; the training process needs its own ones back.
         kept = capture_random_state() if get_worker_info() is None else None
-        seeds = np.random.SeedSequence((self.seed, key.epoch, key.index)).generate_state(3)
+        seeds = np.random.SeedSequence((self.seed, key.epoch, key.sample)).generate_state(3)
         random.seed(int(seeds[0]))
         np.random.seed(seeds[1])
         torch.default_generator.manual_seed(int(seeds[2]))
         try:
-            return self.dataset[key.index]
+            return self.dataset[key.sample]
         finally:
             if kept is not None:
                 restore_random_state(kept)

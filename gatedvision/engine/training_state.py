@@ -16,13 +16,13 @@ from gatedvision.engine.distributed import gather_from_processes
 from gatedvision.engine.random_state import capture_random_state
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> Any:
     """The task model inside a data-parallel wrapper, or the model itself.
 
     Args:
         model: either of them.
     """
-    return model.module if is_model_wrapper(model) else model  # pyright: ignore[reportReturnType]
+    return model.module if is_model_wrapper(model) else model
 
 
 def capture_training_state(runner: Runner, epoch: int, iteration: int, with_optimizer: bool) -> dict[str, Any] | None:
@@ -37,6 +37,7 @@ def capture_training_state(runner: Runner, epoch: int, iteration: int, with_opti
     Returns:
         The checkpoint in the main process, ``None`` in the others.
     """
+    training: Any = runner
     random_states = gather_from_processes(capture_random_state())
     if runner.rank != 0:
         return None
@@ -54,8 +55,8 @@ def capture_training_state(runner: Runner, epoch: int, iteration: int, with_opti
         "state_dict": dict(unwrap(runner.model).state_dict()),
     }
     if with_optimizer:
-        checkpoint["optimizer"] = runner.optim_wrapper.state_dict()
-        checkpoint["param_schedulers"] = [scheduler.state_dict() for scheduler in runner.param_schedulers or ()]
+        checkpoint["optimizer"] = training.optim_wrapper.state_dict()
+        checkpoint["param_schedulers"] = [scheduler.state_dict() for scheduler in training.param_schedulers or ()]
         checkpoint["message_hub"] = runner.message_hub.state_dict()
         checkpoint["random_states"] = random_states
     # EMAHook adds the average here, and puts it in the place of the weights.

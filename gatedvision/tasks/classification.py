@@ -1,7 +1,7 @@
 """Image classification: a timm backbone, its loss, and mixing of images and labels."""
 
 import difflib
-from typing import Any, Literal, Union, overload
+from typing import Any
 
 import timm
 import torch
@@ -11,8 +11,6 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 import gatedvision  # noqa: F401  registers our names in timm
-
-Prediction = dict[str, Tensor]
 
 
 class Classification(BaseModel):
@@ -76,16 +74,9 @@ class Classification(BaseModel):
         names = self.backbone.no_weight_decay() if hasattr(self.backbone, "no_weight_decay") else ()
         return {f"backbone.{name}" for name in names}
 
-    @overload
-    def forward(self, inputs: Tensor, labels: Tensor | None = ..., mode: Literal["tensor"] = ...) -> Tensor: ...
-    @overload
-    def forward(self, inputs: Tensor, labels: Tensor | None, mode: Literal["loss"]) -> dict[str, Tensor]: ...
-    @overload
-    def forward(self, inputs: Tensor, labels: Tensor | None, mode: Literal["predict"]) -> list[Prediction]: ...
-
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  mmengine's base calls labels data_samples
         self, inputs: Tensor, labels: Tensor | None = None, mode: str = "tensor"
-    ) -> Union[Tensor, dict[str, Tensor], list[Prediction]]:
+    ) -> Tensor | dict[str, Tensor] | list[dict[str, Tensor]]:
         """Classify a batch of images.
 
         Args:
@@ -117,8 +108,12 @@ class Classification(BaseModel):
         return {"loss": self.hard_loss(self.backbone(inputs).float(), labels)}
 
 
-def _create_backbone(model_name: str, **options: Any) -> nn.Module:
-    """Build a timm model and name the nearest ones when there is none of that name."""
+def _create_backbone(model_name: str, **options: Any) -> Any:
+    """Build a timm model.
+
+    Raises:
+        ValueError: timm knows no model of that name; the nearest names are in the message.
+    """
     is_local_name = ":" not in model_name
     if is_local_name and not timm.is_model(model_name):
         close = difflib.get_close_matches(model_name.split(".")[0], timm.list_models(), n=3)

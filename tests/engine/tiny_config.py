@@ -1,5 +1,6 @@
 """A run of seconds with everything that makes resuming hard: dropout, mixup, averaging, schedules, augmentation."""
 
+# ruff: noqa: C408, F403
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler
 from mmengine.optim import CosineAnnealingLR, LinearLR
@@ -8,10 +9,11 @@ from torch.optim import AdamW
 with read_base():
     from ...configs._base_.default_runtime import *
 
+from tiny_data import TinyImages, collate
+
 from gatedvision.engine import EMA
 from gatedvision.metrics import Accuracy
 from gatedvision.tasks import Classification
-from tiny_data import TinyImages, collate
 
 model = dict(
     type=Classification,
@@ -54,4 +56,3 @@ param_scheduler = [
 ]
 custom_hooks = [dict(type=EMA, momentum=0.1)]
 auto_scale_lr = dict(enable=False, base_batch_size=8)
-default_hooks.update(logger=dict(type=LoggerHook, interval=2, log_metric_by_epoch=False))

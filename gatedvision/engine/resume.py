@@ -1,0 +1,67 @@
+"""Going on with a run from one of its checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import EMAHook
+
+from gatedvision.engine.checkpoint_file import CheckpointError, load_weights, read_checkpoint
+from gatedvision.engine.training_state import restore_histories, unwrap
+
+
+def resume_training(runner: Any, path: Path) -> None:
+    """Put a run, built but not started, into the state that a checkpoint holds.
+
+    Args:
+        runner: the run.
+        path: the checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint is unreadable, holds no training state, or belongs to another setting.
+    """
+    checkpoint = read_checkpoint(path)
+    meta = checkpoint["meta"]
+    _check_setting(runner, checkpoint, path)
+    if meta["seed"] != runner.seed:
+        runner.logger.warning(f"going on with the seed of the checkpoint, {meta['seed']}, not with {runner.seed}")
+        _reseed(runner, meta["seed"])
+    # EMAHook takes the average out of the checkpoint here, and puts the weights in training back in its place.
+    runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+    load_weights(unwrap(runner.model), checkpoint["state_dict"], str(path))
+    runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+    for scheduler, state in zip(runner.param_schedulers or (), checkpoint["param_schedulers"], strict=True):
+        scheduler.load_state_dict(state)
+    runner.message_hub.load_state_dict(restore_histories(checkpoint["message_hub"]))
+    states = checkpoint["random_states"]
+    if len(states) != runner.world_size:
+        runner.logger.warning(f"{path} is of {len(states)} processes, this run of {runner.world_size}: not exact")
+    state = states[runner.rank] if len(states) == runner.world_size else None
+    runner.train_loop.start_from(meta["epoch"], meta["iter"], state)
+    runner.logger.info(f"resumed {path} at epoch {meta['epoch']}, iteration {meta['iter']}")
+
+
+def _check_setting(runner: Any, checkpoint: dict[str, Any], path: Path) -> None:
+    """Refuse what cannot be gone on with.
+
+    Raises:
+        CheckpointError: see :func:`resume_training`.
+    """
+    if "optimizer" not in checkpoint:
+        raise CheckpointError(f"{path} holds weights only and cannot be resumed; name an epoch_*.pth or iter_*.pth")
+    saved, own = checkpoint["meta"]["iters_per_epoch"], len(runner.train_dataloader)
+    if saved != own:
+        raise CheckpointError(
+            f"{path} has {saved} iterations an epoch and this run {own}: "
+            "resuming needs the same data, batch_size and number of processes"
+        )
+    if "ema_state_dict" in checkpoint and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+        raise CheckpointError(f"{path} was trained with a moving average (EMA) and the config has none")
+
+
+def _reseed(runner: Any, seed: int) -> None:
+    """Take over another seed; the data loader is built already."""
+    runner.set_randomness(seed, deterministic=bool(runner.deterministic))
+    loader = runner.train_dataloader
+    loader.dataset.seed = seed
+    if hasattr(loader.batch_sampler.sampler, "seed"):
+        loader.batch_sampler.sampler.seed = seed
