@@ -1,0 +1,28 @@
+"""From samples to a batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def collate_samples(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Stack classification samples into one batch.
+
+    Args:
+        samples: dictionaries with ``inputs``, float ``[C, H, W]`` of one common shape, and ``label``, a class index.
+
+    Returns:
+        ``inputs`` ``[B, C, H, W]`` and ``labels`` ``[B]`` (int64).
+
+    Raises:
+        ValueError: the images differ in shape.
+    """
+    shapes = {tuple(sample["inputs"].shape) for sample in samples}
+    if len(shapes) > 1:
+        raise ValueError(f"images of one batch differ in shape: {sorted(shapes)}; end the transform with a fixed size")
+    return {
+        "inputs": torch.stack([sample["inputs"] for sample in samples]),
+        "labels": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
+    }
