@@ -1,0 +1,93 @@
+"""Every shipped config loads, has only keys that something reads, and trains its model on a random batch."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import mmengine.runner
+import pytest
+import timm
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+
+import gatedvision.engine
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+LEAVES = sorted(path for path in CONFIGS.glob("*/*.py") if path.parent.name != "_base_")
+IMAGENET = [path for path in LEAVES if path.stem.endswith("_imagenet")]
+ENGINE_KEYS = {"amp", "compile", "weights"}
+# Few blocks and channels: what a config chooses is tested, the full networks are tested with the models.
+SMALL = {
+    "vig": {"dim": 32, "depth": 2, "num_heads": 2},
+    "vig_h": {"dims": (32, 32, 64, 64), "depths": (1, 1, 1, 1), "num_heads": (2, 2, 4, 4)},
+}
+
+pytestmark = pytest.mark.parametrize("path", LEAVES, ids=lambda path: path.stem)
+
+
+def small_backbone(options: dict[str, Any]) -> dict[str, Any]:
+    name = options["model_name"]
+    return {**options, **SMALL["vig_h" if name.startswith("vig_h") else "vig"]}
+
+
+def image_size(config: Config) -> int:
+    return config.get("val_pipeline", {}).get("input_size") or config.model.backbone.img_size
+
+
+def test_nothing_in_it_goes_unread(path):
+    config = Config.fromfile(str(path))
+    known = set(inspect.signature(mmengine.runner.Runner.__init__).parameters) | ENGINE_KEYS
+    imports = {key for key in config if isinstance(config[key], type) or inspect.isroutine(config[key])}
+    own = {key for key in config if key.startswith("_") or key.endswith("_pipeline")}
+    assert set(config) - imports - own <= known
+
+
+def test_it_says_what_it_is_for(path):
+    docstring = path.read_text().split('"""')[1]
+    assert "Command: ``" in docstring
+    if path in IMAGENET:
+        assert "arXiv:" in docstring and "Published: top-1" in docstring and path.name in docstring
+
+
+def test_a_batch_gives_a_finite_loss_and_gradient(path):
+    config = Config.fromfile(str(path))
+    torch.manual_seed(0)
+    config.model.backbone = small_backbone(config.model.backbone)
+    model = MODELS.build(config.model).train()
+    backbone, size = config.model.backbone, image_size(config)
+    inputs = torch.rand(2, backbone.get("in_chans", 3), size, size)
+    loss = model(inputs, torch.tensor([0, backbone["num_classes"] - 1]), mode="loss")["loss"]
+    loss.backward()
+    assert torch.isfinite(loss)
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_the_full_model_exists(path):
+    backbone = dict(Config.fromfile(str(path)).model.backbone)
+    with torch.device("meta"):
+        model = timm.create_model(backbone.pop("model_name"), **backbone)
+    assert model.num_classes == backbone["num_classes"]
+
+
+def test_the_optimizer_and_its_schedule_run_from_warm_up_to_the_end(path):
+    config = Config.fromfile(str(path))
+    warm_up, cosine = config.param_scheduler
+    assert warm_up["end"] == cosine["begin"] < config.train_cfg.max_epochs
+    assert 0 < warm_up["start_factor"] < 1 and 0 < cosine["eta_min_ratio"] < 1
+    if path in IMAGENET:
+        lr = config.optim_wrapper.optimizer.lr
+        assert warm_up["start_factor"] * lr == pytest.approx(5e-7)
+        assert cosine["eta_min_ratio"] * lr == pytest.approx(5e-6)
+        assert config.auto_scale_lr == {"enable": True, "base_batch_size": 512}
+
+
+def test_the_training_transform_fits_the_model(path):
+    config = Config.fromfile(str(path))
+    dataset = config.train_dataloader.dataset
+    assert config.val_dataloader.dataset.type is dataset.type
+    assert config.test_dataloader == config.val_dataloader
+    assert config.train_dataloader.drop_last is True
+    assert config.train_dataloader.batch_size % 2 == 0  # mixup pairs the images of a batch
+    assert any(hook["type"] is gatedvision.engine.EMA for hook in config.custom_hooks)
