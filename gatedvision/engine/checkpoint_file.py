@@ -3,6 +3,7 @@
 import os
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +67,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
     try:
+        # torch.load does not compare checksums, and would take flipped bits for weights.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"wrong checksum of {damaged}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the damage makes its readers raise
         reason = str(error).strip().split("\n")[0] or type(error).__name__

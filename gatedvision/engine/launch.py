@@ -112,13 +112,14 @@ def evaluate(
     # Before data and model are built: a wrong path should not take a minute to show.
     saved = read_checkpoint(checkpoint)
     cfg.load_from, cfg.resume, cfg.weights = str(checkpoint), False, weights
-    cfg.custom_hooks = [hook for hook in cfg.get("custom_hooks") or [] if not _is_ema_hook(hook)]
     # The training part would only be built to be thrown away.
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr"):
         cfg.pop(key, None)
     cfg.launcher = start_processes(launcher)
     try:
         runner = Runner.from_cfg(cfg)
+        # The weights are chosen by load_from; EMAHook would only keep a second copy of them.
+        runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, EMAHook)]
         if compile or cfg.get("compile"):
             runner.cfg.compile = cfg.get("compile") or True
             runner._maybe_compile("test_step")
@@ -219,11 +220,6 @@ def _check_keys(cfg: Config, path: Path) -> None:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "names of your own start with '_'"
             raise ValueError(f"unknown key {key!r} in {path} or --cfg-options; {hint}")
-
-
-def _is_ema_hook(hook: Any) -> bool:
-    kind = hook.get("type") if isinstance(hook, dict) else type(hook)
-    return isinstance(kind, type) and issubclass(kind, EMAHook) or kind == "EMAHook"
 
 
 def _print_report(report: dict[str, Any]) -> None:

@@ -59,9 +59,10 @@ def _check_setting(runner: Any, checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def _reseed(runner: Any, seed: int) -> None:
-    """Take over another seed; the data loader is built already."""
+    """Take over another seed; the data loaders are built already."""
     runner.set_randomness(seed, deterministic=bool(runner.deterministic))
-    loader = runner.train_dataloader
-    loader.dataset.seed = seed
-    if hasattr(loader.batch_sampler.sampler, "seed"):
-        loader.batch_sampler.sampler.seed = seed
+    loops = [loop for loop in (runner.train_loop, runner.val_loop) if loop is not None]
+    for loader in [loop.dataloader for loop in loops]:
+        loader.dataset.seed = seed
+        if hasattr(loader.batch_sampler.sampler, "seed"):
+            loader.batch_sampler.sampler.seed = seed

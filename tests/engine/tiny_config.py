@@ -1,6 +1,6 @@
 """A run of seconds with everything that makes resuming hard: dropout, mixup, averaging, schedules, augmentation."""
 
-# ruff: noqa: C408, F403
+# ruff: noqa: F403
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler
 from mmengine.optim import CosineAnnealingLR, LinearLR

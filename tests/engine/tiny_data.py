@@ -1,12 +1,14 @@
-"""A dataset that needs no file: coloured noise, augmented at random, with a class that can be learned."""
+"""What the tiny run of these tests is made of: a dataset without files, and hooks that break the run."""
 
 import os
 import random
 import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.hooks import Hook
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -14,19 +16,18 @@ from torch.utils.data import Dataset
 class TinyImages(Dataset[dict[str, Any]]):
     """Noise images of 4 classes whose mean tells the class, under noise from all three generators."""
 
-    def __init__(self, length: int = 22, num_classes: int = 4, bad_index: int | None = None) -> None:
+    def __init__(self, length: int = 22, num_classes: int = 4, noise: float = 0.1) -> None:
         generator = torch.Generator().manual_seed(0)
         self.labels = [index % num_classes for index in range(length)]
         self.images = torch.randn(length, 3, 8, 8, generator=generator) + torch.tensor(self.labels)[:, None, None, None]
-        if bad_index is not None:
-            self.images[bad_index] = float("nan")
+        self.noise = noise
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        noise = 0.1 * torch.randn(3, 8, 8) + 0.1 * random.random() + 0.1 * np.random.rand()
-        return {"inputs": (self.images[index] + noise).float(), "label": self.labels[index]}
+        noise = torch.randn(3, 8, 8) + random.random() + np.random.rand()
+        return {"inputs": (self.images[index] + self.noise * noise).float(), "label": self.labels[index]}
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -35,6 +36,62 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
     return {"inputs": torch.stack([sample["inputs"] for sample in samples]), "labels": labels}
 
 
-def kill_self() -> None:
-    """Die as under ``kill -9``."""
-    os.kill(os.getpid(), signal.SIGKILL)
+class InterruptionError(RuntimeError):
+    """The run broke off."""
+
+
+class Interrupt(Hook):
+    """Breaks off after an iteration, in the middle of a validation, or in the middle of writing a checkpoint."""
+
+    def __init__(self, iteration: int = -1, val_epoch: int = -1, write: str = "", kill: bool = False) -> None:
+        self.iteration = iteration
+        self.val_epoch = val_epoch
+        self.write = write
+        self.kill = kill
+
+    def break_off(self) -> None:
+        if self.kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise InterruptionError
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if runner.iter + 1 == self.iteration:
+            self.break_off()
+
+    def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if runner.epoch == self.val_epoch:
+            self.break_off()
+
+    def before_train(self, runner: Any) -> None:
+        if not self.write:
+            return
+        save = torch.save
+
+        def save_half(content: Any, file: Any) -> None:
+            save(content, file)
+            if Path(file.name).name == f".{self.write}.unfinished":
+                file.truncate(file.tell() // 2)
+                file.flush()
+                torch.save = save
+                self.break_off()
+
+        torch.save = save_half
+
+
+class Poison(Hook):
+    """Makes the weights, and with them the next loss, NaN after an iteration."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter + 1 == self.iteration:
+            next(runner.model.parameters()).data.fill_(float("nan"))
+
+
+class RecordRates(Hook):
+    """Notes the learning rate of each iteration."""
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        rates = [*runner.message_hub.runtime_info.get("rates", []), runner.optim_wrapper.get_lr()["lr"][0]]
+        runner.message_hub.update_info("rates", rates)

@@ -1,0 +1,138 @@
+"""An interrupted and resumed run ends with the checkpoint of an uninterrupted one, bit for bit."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_data import InterruptionError
+
+from gatedvision.engine.checkpoint_file import CheckpointError, read_checkpoint
+
+LEFT_OUT = {"time", "cfg", "experiment_name", "mmengine_version", "eta"} | {
+    f"{mode}/{key}" for mode in ("train", "val") for key in ("time", "data_time")
+}
+
+
+def assert_same(actual: Any, expected: Any, name: str = "checkpoint") -> None:
+    """Compare two checkpoints in everything but time, place and settings."""
+    if isinstance(expected, dict):
+        assert actual.keys() == expected.keys(), name
+        for key in expected.keys() - LEFT_OUT:
+            assert_same(actual[key], expected[key], f"{name}.{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(actual) == len(expected), name
+        for index, (one, other) in enumerate(zip(actual, expected, strict=True)):
+            assert_same(one, other, f"{name}[{index}]")
+    elif isinstance(expected, torch.Tensor):
+        np.testing.assert_array_equal(actual.numpy(), expected.numpy(), err_msg=name)
+    else:
+        assert actual == expected, name
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("reference")
+
+
+def finished(build_run, folder: Path, **options: Any) -> dict[str, Any]:
+    """Checkpoint of an uninterrupted run, trained once for each set of options."""
+    if not (folder / "last_checkpoint").exists():
+        build_run(folder, **options).train()
+    return read_checkpoint(folder / (folder / "last_checkpoint").read_text().strip())
+
+
+BY_ITERATION = {"default_hooks.checkpoint.by_epoch": False, "default_hooks.checkpoint.interval": 4}
+
+
+@pytest.mark.parametrize(
+    ("interruption", "options"),
+    [
+        ({"iteration": 3}, {}),
+        ({"iteration": 9}, {}),
+        ({"val_epoch": 2}, {}),
+        ({"write": "epoch_2.pth"}, {}),
+        ({"write": "best_accuracy_top1_epoch_1.pth"}, {}),
+        ({"iteration": 9}, {"train_dataloader.num_workers": 1}),
+        ({"iteration": 9}, {"train_dataloader.num_workers": 2, "train_dataloader.persistent_workers": True}),
+        ({"iteration": 11}, BY_ITERATION),
+        ({"iteration": 15}, BY_ITERATION),
+        ({"write": "iter_12.pth"}, BY_ITERATION | {"train_dataloader.num_workers": 1}),
+    ],
+)
+def test_interrupted_run_ends_like_an_uninterrupted_one(build_run, tmp_path, reference, interruption, options):
+    kind = BY_ITERATION if "default_hooks.checkpoint.by_epoch" in options else {}
+    expected = finished(build_run, reference / ("iterations" if kind else "epochs"), options=kind)
+
+    with pytest.raises(InterruptionError):
+        build_run(tmp_path / "run", hooks=({"type": "tiny_data.Interrupt", **interruption},), options=options).train()
+    # A work directory may move between two starts.
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    run = build_run(tmp_path / "moved", resume=True, options=options)
+    run.train()
+
+    assert_same(finished(build_run, tmp_path / "moved"), expected)
+    assert not list((tmp_path / "moved").glob(".*.unfinished"))
+
+
+def test_every_checkpoint_opens_with_the_defaults_of_torch_load(build_run, reference):
+    finished(build_run, reference / "epochs")
+    paths = sorted((reference / "epochs").glob("*.pth"))
+    assert [path.name for path in paths][-2:] == ["epoch_2.pth", "epoch_3.pth"]
+    assert len(paths) == 3, "the best one and the last two"
+    for path in paths:
+        assert "state_dict" in torch.load(path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped"])
+def test_damaged_last_checkpoint_gives_way_to_the_one_before(build_run, tmp_path, reference, damage):
+    expected = finished(build_run, reference / "epochs")
+    shutil.copytree(reference / "epochs", tmp_path / "run")
+    last = tmp_path / "run" / "epoch_3.pth"
+    content = bytearray(last.read_bytes())
+    if damage == "flipped":
+        middle = len(content) // 2
+        content[middle : middle + 8] = bytes(255 - byte for byte in content[middle : middle + 8])
+    last.write_bytes(content[: {"truncated": len(content) // 2, "empty": 0, "flipped": None}[damage]])
+
+    with pytest.warns(UserWarning, match=r"epoch_3\.pth.*trying the one before"):
+        build_run(tmp_path / "run", resume=True).train()
+
+    assert_same(finished(build_run, tmp_path / "run"), expected)
+
+
+def test_all_checkpoints_damaged_is_an_error_and_not_a_new_start(build_run, tmp_path):
+    for name in ("epoch_1.pth", "epoch_2.pth", "last_checkpoint"):
+        (tmp_path / name).write_text("epoch_2.pth\n")
+    with pytest.warns(UserWarning), pytest.raises(CheckpointError, match="all 2 checkpoints .* are damaged"):
+        build_run(tmp_path, resume=True).train()
+
+
+def test_resuming_with_other_data_or_from_weights_only_is_refused(build_run, tmp_path, reference):
+    finished(build_run, reference / "epochs")
+    with pytest.raises(CheckpointError, match="has 6 iterations an epoch and this run 3"):
+        build_run(reference / "epochs", resume=True, options={"train_dataloader.batch_size": 8}).train()
+    best = next((reference / "epochs").glob("best_*.pth"))
+    with pytest.raises(CheckpointError, match="weights only and cannot be resumed"):
+        build_run(tmp_path, resume=True, options={"load_from": str(best)}).train()
+
+
+def test_resumed_run_keeps_the_seed_of_the_checkpoint(build_run, tmp_path, reference):
+    expected = finished(build_run, reference / "epochs")
+    with pytest.raises(InterruptionError):
+        build_run(tmp_path, hooks=({"type": "tiny_data.Interrupt", "iteration": 9},)).train()
+    build_run(tmp_path, resume=True, options={"randomness.seed": 7}).train()
+    assert_same(finished(build_run, tmp_path), expected)
+
+
+def test_killed_at_any_moment(build_run, tmp_path, reference):
+    expected = finished(build_run, reference / "epochs")
+    driver = Path(__file__).with_name("kill_and_resume.py")
+    done = subprocess.run([sys.executable, driver, tmp_path], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout.split("kills: ")[1].split()[0]) >= 4
+    assert_same(finished(build_run, tmp_path), expected)
