@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import gatedvision_kernels
-from gatedvision_kernels import add_rms_norm, gated_norm_mix, rms_norm, swiglu
+from gatedvision_kernels import add_rms_norm, bidirectional_gla, gated_norm_mix, rms_norm, swiglu
 
 
 class Operator(NamedTuple):
@@ -21,7 +22,23 @@ class Operator(NamedTuple):
     tolerance: float | None = None  # of the tests' own comparison, where its default is too strict
 
 
+def scan(query, key, value, log_decay_forward, log_decay_backward, **options) -> Tensor:
+    """Take any number for a log-decay, which must not be positive."""
+    decays = (F.logsigmoid(log_decay_forward), F.logsigmoid(log_decay_backward))
+    return bidirectional_gla(query, key, value, *decays, **options)
+
+
 OPERATORS = {
+    "bidirectional_gla": Operator(
+        scan,
+        {
+            "query": (5, 2, 16),
+            "key": (5, 2, 16),
+            "value": (5, 2, 32),
+            "log_decay_forward": (5, 2, 16),
+            "log_decay_backward": (5, 2, 16),
+        },
+    ),
     "rms_norm": Operator(rms_norm, {"x": (5, 13)}, {"weight": (13,)}),
     "add_rms_norm": Operator(add_rms_norm, {"x": (5, 13), "residual": (5, 13)}, {"weight": (13,)}),
     "gated_norm_mix": Operator(
@@ -119,12 +136,12 @@ def test_autocast_changes_nothing(backend, call, inputs_of, device):
 def test_registration(name, inputs_of):
     """Torch's own checks: schema, shape inference, autograd and tracing with unknown sizes."""
     operator = getattr(torch.ops.gatedvision, name).default
-    options = {"eps": 1e-6, "activation": "silu"}
+    options = {"eps": 1e-6, "activation": "silu", "scale": 1.0}
     inputs = inputs_of(2)
     arguments = [
         inputs[a.name].requires_grad_() if a.name in inputs else options[a.name] for a in operator._schema.arguments
     ]
-    torch.library.opcheck(operator, arguments)
+    torch.library.opcheck(operator, tuple(arguments))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")

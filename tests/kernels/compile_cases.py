@@ -1,0 +1,117 @@
+"""Compile every kernel for GPUs that need not be there, and print what failed as JSON.
+
+Usage: ``python compile_cases.py cuda:80``. A process of its own, because TRITON_INTERPRET
+must not be set when Triton is imported. A new operator is one more function in ``OPERATORS``, which
+yields its kernels as it launches them for tensors of a dtype.
+"""
+
+import json
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+import gatedvision_kernels
+
+DTYPES = ("fp32", "bf16", "fp16")
+
+
+@dataclass
+class Case:
+    """A kernel with the types of its arguments.
+
+    Those not named are pointers to the dtype if they end in ``_ptr``, and int32 otherwise.
+    """
+
+    label: str
+    kernel: Any
+    dtype: str
+    types: dict[str, str] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)  # None for a pointer that is absent
+    num_warps: int = 4
+
+    def signature(self) -> dict[str, str]:
+        return {name: self._type(name) for name in self.kernel.arg_names}
+
+    def _type(self, name: str) -> str:
+        if name in self.constants:
+            return "constexpr"
+        if name in self.types:
+            return self.types[name]
+        return f"*{self.dtype}" if name.endswith("_ptr") else "i32"
+
+
+def module(name: str) -> Any:
+    # A public operator hides the module of its name from an import statement.
+    return import_module(f"gatedvision_kernels.{name}")
+
+
+def rms_norm_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    forward, backward = module("rms_norm")._forward_kernel, module("rms_norm")._backward_kernel
+    types = {"weight_ptr": "*fp32", "grad_weight_ptr": "*fp32", "eps": "fp32"}
+    tile = {"WIDTH": 384, "BLOCK_ROWS": 8, "BLOCK_WIDTH": 512}
+    yield Case("rms_norm forward", forward, dtype, types, tile | {"residual_ptr": None, "total_ptr": None})
+    yield Case("add_rms_norm forward", forward, dtype, types, tile)
+    yield Case("rms_norm backward", backward, dtype, types, tile | {"grad_total_ptr": None})
+    yield Case("add_rms_norm backward", backward, dtype, types, tile)
+
+
+def gated_norm_mix_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    types = {"global_weight_ptr": "*fp32", "local_weight_ptr": "*fp32", "grad_weights_ptr": "*fp32", "eps": "fp32"}
+    constants = {"SILU": True, "WIDTH": 64, "BLOCK_ROWS": 32, "BLOCK_WIDTH": 64}
+    yield Case("gated_norm_mix forward", module("gated_norm_mix")._forward_kernel, dtype, types, constants)
+    yield Case("gated_norm_mix backward", module("gated_norm_mix")._backward_kernel, dtype, types, constants)
+
+
+def swiglu_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    constants = {"WIDTH": 1024, "BLOCK_ROWS": 16, "BLOCK_WIDTH": 256}
+    yield Case("swiglu forward", module("swiglu")._forward_kernel, dtype, {}, constants)
+    yield Case("swiglu backward", module("swiglu")._backward_kernel, dtype, {}, constants)
+
+
+OPERATORS: tuple[Callable[[str, GPUTarget], Iterator[Case]], ...] = (
+    rms_norm_cases,
+    gated_norm_mix_cases,
+    swiglu_cases,
+)
+
+
+def parse_target(text: str) -> GPUTarget:
+    backend, arch = text.split(":")
+    return GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
+
+
+def compile_all(target: GPUTarget) -> dict[str, str]:
+    """Return what each case came to: the kind of binary, or the error."""
+    results = {}
+    for case in (case for cases in OPERATORS for dtype in DTYPES for case in cases(dtype, target)):
+        source = ASTSource(fn=case.kernel, signature=case.signature(), constexprs=case.constants)
+        try:
+            binary = triton.compile(source, target=target, options={"num_warps": case.num_warps})
+            outcome = next(kind for kind in ("cubin", "hsaco") if kind in binary.asm)
+        except Exception as error:  # whatever the compiler raises is the result
+            outcome = f"{type(error).__name__}: {error}"
+        results[f"{case.label}, {case.dtype}"] = outcome
+    return results
+
+
+def kernels_without_case() -> list[str]:
+    """Name the kernels of the package, by their suffix, that no operator above compiles."""
+    target = parse_target("cuda:80")
+    compiled = {case.kernel for cases in OPERATORS for case in cases("fp32", target)}
+    modules = [
+        import_module(m.name) for m in pkgutil.walk_packages(gatedvision_kernels.__path__, "gatedvision_kernels.")
+    ]
+    kernels = {f"{m.__name__}.{n}": k for m in modules for n, k in vars(m).items() if n.endswith("_kernel")}
+    return [name for name, kernel in kernels.items() if kernel not in compiled]
+
+
+if __name__ == "__main__":
+    outcomes = compile_all(parse_target(sys.argv[1]))
+    print(json.dumps({"outcomes": outcomes, "kernels without case": kernels_without_case()}))
