@@ -48,7 +48,7 @@ lint: $(STAMP)  ## ruff: rules and formatting
 
 types: $(STAMP)  ## pyright (the basedpyright build, which comes complete from PyPI)
 	@echo "==> types"
-	@$(BIN)/basedpyright --level error
+	@$(BIN)/basedpyright --pythonpath $(BIN)/python --level error
 
 pytest: $(STAMP)  ## tests alone; PYTEST_ARGS="tests/models -k vig_s" narrows them
 	@echo "==> pytest"
