@@ -21,7 +21,13 @@ class ConvNorm(nn.Module):
     """
 
     def __init__(
-        self, in_chans: int, out_chans: int, kernel_size: int = 3, stride: int = 2, device: Any = None, dtype: Any = None
+        self,
+        in_chans: int,
+        out_chans: int,
+        kernel_size: int = 3,
+        stride: int = 2,
+        device: Any = None,
+        dtype: Any = None,
     ) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}

@@ -30,8 +30,9 @@ PUBLISHED_MIXER_NAMES = (
 )
 
 
+# torch.fx keeps functions whole only if their names begin with a letter.
 @register_notrace_function
-def _attend(query: Tensor, key: Tensor, value: Tensor, log_decay_forward: Tensor, log_decay_backward: Tensor) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, log_decay_forward: Tensor, log_decay_backward: Tensor) -> Tensor:
     """Call the operator: a leaf for torch.fx, plain torch in TorchScript."""
     if torch.jit.is_scripting():
         return bidirectional_gla_reference(query, key, value, log_decay_forward, log_decay_backward)
@@ -40,7 +41,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, log_decay_forward: Tensor
 
 
 @register_notrace_function
-def _mix(
+def mix_branches(
     global_branch: Tensor,
     local_branch: Tensor,
     gate: Tensor,
@@ -131,14 +132,14 @@ class GatedLinearAttention(nn.Module):
         query, key, value = self.proj_qkv(local).split([half, half, 2 * half], dim=-1)
         log_decay = F.logsigmoid(self.proj_decay(local)) / self.decay_divisor
         log_decay_forward, log_decay_backward = log_decay.split([half, half], dim=-1)
-        mixed = _attend(
+        mixed = attend(
             query.unflatten(-1, keys),
             key.unflatten(-1, keys),
             value.unflatten(-1, values),
             log_decay_forward.unflatten(-1, keys),
             log_decay_backward.unflatten(-1, keys),
         )
-        mixed = _mix(
+        mixed = mix_branches(
             mixed,
             local.unflatten(-1, values),
             self.proj_gate(local).unflatten(-1, values),

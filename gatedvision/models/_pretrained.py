@@ -1,29 +1,31 @@
 """Published weights: fetched with their checksum verified, renamed, and loaded strictly or not at all."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Optional, TypeVar
 from urllib.parse import urldefrag
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from timm.models._pretrained import PretrainedCfg
 from torch import Tensor, nn
 
+ModelT = TypeVar("ModelT", bound=nn.Module)
 StateDict = Mapping[str, Tensor]
 RenameRules = Sequence[tuple[str, Any]]
 
 
 def build_backbone(
-    model_cls: type[nn.Module],
+    model_cls: type[ModelT],
     variant: str,
     pretrained: bool,
     filter_fn: Callable[[StateDict, nn.Module], dict[str, Tensor]],
-    out_indices: Sequence[int],
+    levels: Sequence[int],
     pretrained_cfg_overlay: Optional[dict[str, Any]] = None,
     **kwargs: Any,
-) -> nn.Module:
+) -> ModelT:
     """Build a model as timm does; with ``pretrained``, get hold of its weight file first.
 
     Args:
@@ -31,7 +33,7 @@ def build_backbone(
         variant: registered name of the model.
         pretrained: load weights.
         filter_fn: brings a state dict into the model's own names.
-        out_indices: stages whose maps ``features_only`` returns by default.
+        levels: stages whose maps ``features_only`` returns by default.
         pretrained_cfg_overlay: entries that replace those of the pretrained cfg, such as ``file``.
         **kwargs: timm's and the network's own arguments.
     """
@@ -50,31 +52,64 @@ def build_backbone(
         pretrained,
         pretrained_cfg_overlay=overlay,
         pretrained_filter_fn=filter_fn,
-        feature_cfg={"out_indices": tuple(out_indices), "feature_cls": "getter"},
+        feature_cfg={"out_indices": tuple(levels), "feature_cls": "getter"},
         **kwargs,
     )
 
 
+def imagenet_cfg(url: str, sha256: str, **kwargs: Any) -> dict[str, Any]:
+    """Return timm's pretrained cfg of weights trained on ImageNet-1K at 224 pixels.
+
+    Args:
+        url: where the file lies; the checksum travels as the fragment of the URL.
+        sha256: checksum of the file, 64 hexadecimal digits.
+        **kwargs: entries of the family.
+    """
+    return {
+        "url": f"{url}#sha256={sha256}",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "classifier": "head.fc",
+        **kwargs,
+    }
+
+
 def _weight_file(variant: str, cfg: PretrainedCfg, cache_dir: Any) -> Optional[str]:
-    """Return the local file of a model's weights, downloaded if need be; None leaves the source to timm."""
-    if cfg.state_dict or cfg.source in ("hf-hub", "local-dir") or (cfg.hf_hub_id and not cfg.file):
+    """Return the local file of a model's weights, downloaded if need be; None leaves the source to timm.
+
+    Raises:
+        FileNotFoundError: if the file named in the cfg does not exist.
+    """
+    if cfg.state_dict or cfg.source in ("hf-hub", "local-dir"):
         return None
     if cfg.file:
         if not Path(cfg.file).is_file():
             raise FileNotFoundError(f"no weight file at {str(cfg.file)!r}, given as 'file' in pretrained_cfg_overlay")
         return str(cfg.file)
-    if not isinstance(cfg.url, str):
+    if cfg.hf_hub_id or not isinstance(cfg.url, str):
         return None
-    url, checksum = urldefrag(cfg.url)
-    folder = Path(cache_dir) if cache_dir else Path(torch.hub.get_dir(), "checkpoints")
+    return _download(variant, cfg.url, Path(cache_dir) if cache_dir else Path(torch.hub.get_dir(), "checkpoints"))
+
+
+def _download(variant: str, url: str, folder: Path) -> str:
+    """Return the file behind a URL from the folder, downloaded into it and compared with its checksum if need be.
+
+    Raises:
+        RuntimeError: if the download fails or the checksum is another one.
+    """
+    url, fragment = urldefrag(url)
     path = folder / url.rsplit("/", 1)[-1]
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=checksum.removeprefix("sha256="))
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=fragment.removeprefix("sha256="))
         except (OSError, RuntimeError) as error:
             raise RuntimeError(
-                f"cannot download the weights of {variant} from {url} ({error}); fetch the file by other means and "
+                f"cannot download the weights of {variant} from {url} ({error}); get the file by other means and "
                 f"pass pretrained_cfg_overlay=dict(file=PATH)"
             ) from error
     return str(path)
@@ -101,8 +136,8 @@ def rename_published(state_dict: Mapping[str, Any], rules: RenameRules) -> dict[
 def match_model(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Check that a state dict is the model's, and give linear weights stored as 1x1 convolutions their two axes.
 
-    timm compares names only where the classifier is kept. A classifier of another size than the
-    model's is left to timm, which drops it.
+    timm compares names only where it keeps the classifier, and drops a classifier of another size than the
+    pretrained cfg's without a word.
 
     Args:
         state_dict: tensors by the model's names.
@@ -115,23 +150,23 @@ def match_model(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Te
         ValueError: if a name is missing or unknown, or the classes are not those of the pretrained cfg.
     """
     expected = model.state_dict()
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    source = f"checkpoint {str(cfg.get('file'))!r}" if cfg.get("file") else "checkpoint"
-    num_classes = cfg.get("num_classes", getattr(model, "num_classes", 0))
+    cfg = getattr(model, "pretrained_cfg", {})
+    source = f"checkpoint {cfg['file']!r}" if cfg.get("file") else "checkpoint"
+    wanted = getattr(model, "num_classes", 0)
+    declared = cfg.get("num_classes", wanted)
 
-    classifier = {"head.fc.weight", "head.fc.bias"}
-    dropped = classifier if getattr(model, "num_classes", 0) != num_classes else set()
+    dropped = () if wanted == declared else ("head.fc.weight", "head.fc.bias")
     missing = [name for name in expected if name not in state_dict and name not in dropped]
     unexpected = [name for name in state_dict if name not in expected and name not in dropped]
     if missing or unexpected:
         raise ValueError(
             f"{source} does not fit {type(model).__name__}: missing {_shorten(missing)}; unexpected "
-            f"{_shorten(unexpected)}; check that it is the file of this variant"
+            f"{_shorten(unexpected)}; check that it is a file of this variant"
         )
-    if "head.fc.bias" in state_dict and len(state_dict["head.fc.bias"]) != num_classes:
-        found = len(state_dict["head.fc.bias"])
+    found = len(state_dict["head.fc.bias"]) if "head.fc.bias" in state_dict else declared
+    if found != declared and wanted in (found, declared):
         raise ValueError(
-            f"{source} has {found} classes, its pretrained cfg {num_classes}; say so with "
+            f"{source} has {found} classes, its pretrained cfg {declared}; pass "
             f"pretrained_cfg_overlay=dict(file=PATH, num_classes={found})"
         )
     return {

@@ -1,13 +1,30 @@
 """The timm contract, written once for every network made of ``stem``, ``stages``, ``norm`` and ``head``."""
 
 from collections.abc import Sequence
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 import torch
 from timm.layers import get_device_dtype
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
+
+
+def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
+    """Return every block's probability of dropping a branch: from 0 at the first linearly to ``rate`` at the last.
+
+    Args:
+        rate: probability at the last block, 0 to 1.
+        depths: blocks of each stage.
+
+    Returns:
+        One list for each stage.
+    """
+    last = max(sum(depths) - 1, 1)
+    starts = [sum(depths[:stage]) for stage in range(len(depths))]
+    return [
+        [rate * (start + block) / last for block in range(depth)] for start, depth in zip(starts, depths, strict=True)
+    ]
 
 
 class Stage(nn.Module):
@@ -35,7 +52,7 @@ class Stage(nn.Module):
 class StagedBackbone(nn.Module):
     """Base class of the backbones: everything that timm asks of a model and that does not depend on its family.
 
-    A family sets ``stem``, ``stages`` (an ``nn.Sequential`` whose members have a flag
+    A family sets ``stem``, ``stages`` (a list of modules with a flag
     ``grad_checkpointing``), ``norm`` and ``head`` (a timm ``ClassifierHead`` on ``[B, C, H, W]``), in this
     order. In an isotropic network every block is a stage. What runs through the stages may be laid out as
     the family likes; ``_embed`` makes it from the image and ``_to_map`` turns it into ``[B, C, H, W]``.
@@ -47,10 +64,11 @@ class StagedBackbone(nn.Module):
         reductions: stride of each stage's map against the image, pixels.
     """
 
-    stem: nn.Module
-    stages: nn.Sequential
-    norm: nn.Module
-    head: Any
+    if TYPE_CHECKING:  # TorchScript would take these for types of its own.
+        stem: nn.Module
+        stages: Any
+        norm: nn.Module
+        head: Any
 
     # TorchScript would try to compile the property.
     __jit_unused_properties__ = ["head_hidden_size"]
@@ -76,15 +94,16 @@ class StagedBackbone(nn.Module):
         Children come before their parents, so that a module's own rule wins over its parts' defaults.
         """
         for module in reversed(list(self.modules())):
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def no_weight_decay(self) -> set[str]:
         """Return the parameters to exempt from decay beside biases and scales: none."""
         return set()
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return timm's patterns that sort parameters by depth: per stage if ``coarse``, else per block."""
         by_block = [
@@ -93,17 +112,17 @@ class StagedBackbone(nn.Module):
             (r"^stages\.(\d+)", None),
         ]
         return {
-            "stem": r"^(stem|pos_embed)",
+            "stem": r"^(?:stem|pos_embed)",
             "blocks": r"^stages\.(\d+)" if coarse else by_block,
         }
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the blocks' inputs for the backward pass and recompute the rest."""
         for stage in self.stages:
             stage.grad_checkpointing = enable
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def get_classifier(self) -> nn.Module:
         """Return the layer that holds the class weights."""
         return self.head.fc
@@ -133,7 +152,7 @@ class StagedBackbone(nn.Module):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: Optional[Union[int, Sequence[int]]] = None,
+        indices: Optional[Union[int, list[int]]] = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
@@ -173,7 +192,7 @@ class StagedBackbone(nn.Module):
         return self._to_map(stream, len(stages) == len(self.stages)), intermediates
 
     def prune_intermediate_layers(
-        self, indices: Union[int, Sequence[int]] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: Union[int, list[int]] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove what the maps of :meth:`forward_intermediates` do not need.
 

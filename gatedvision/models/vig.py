@@ -13,13 +13,10 @@ from typing import Any, Union
 
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import (
     ClassifierHead,
     DropPath,
-    calculate_drop_path_rates,
     register_notrace_function,
-    to_2tuple,
     trunc_normal_,
 )
 from timm.models import checkpoint, generate_default_cfgs, register_model
@@ -28,18 +25,19 @@ from torch import Tensor, nn
 from gatedvision.layers.conv_norm import ConvStem
 from gatedvision.layers.gated_linear_attention import PUBLISHED_MIXER_NAMES, GatedLinearAttention
 from gatedvision.layers.swiglu import SwiGluMlp, swiglu_width
-from gatedvision.models._pretrained import StateDict, build_backbone, match_model, rename_published
-from gatedvision.models._staged import StagedBackbone
+from gatedvision.models._pretrained import StateDict, build_backbone, imagenet_cfg, match_model, rename_published
+from gatedvision.models._staged import StagedBackbone, drop_path_rates
 from gatedvision_kernels import add_rms_norm, add_rms_norm_reference, rms_norm, rms_norm_reference
 
 __all__ = ["ViG"]
 
-# Sum of the last branch, still to be added, and of everything before it; both [B, H, W, D].
+# The output of the last branch, still to be added, and the sum of everything before it; both [B, H, W, D].
 Stream = tuple[Tensor, Tensor]
 
 
+# torch.fx keeps functions whole only if their names begin with a letter.
 @register_notrace_function
-def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def apply_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Call the operator: a leaf for torch.fx, plain torch in TorchScript."""
     if torch.jit.is_scripting():
         return rms_norm_reference(x, weight, eps)
@@ -48,7 +46,7 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 @register_notrace_function
-def _add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def apply_add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Call the operator: a leaf for torch.fx, plain torch in TorchScript."""
     if torch.jit.is_scripting():
         return add_rms_norm_reference(x, residual, weight, eps)
@@ -57,7 +55,7 @@ def _add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tu
 
 
 @register_notrace_function
-def _resize_positions(table: Tensor, height: int, width: int) -> Tensor:
+def resize_positions(table: Tensor, height: int, width: int) -> Tensor:
     """Resize ``[1, H, W, D]`` by bicubic interpolation in float32 or wider; a leaf for torch.fx."""
     if table.shape[1] == height and table.shape[2] == width:
         return table
@@ -87,7 +85,7 @@ class RmsNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``[..., D]``."""
-        return _rms_norm(x, self.weight, self.eps)
+        return apply_rms_norm(x, self.weight, self.eps)
 
 
 class AddRmsNorm(RmsNorm):
@@ -95,7 +93,7 @@ class AddRmsNorm(RmsNorm):
 
     def forward(self, stream: Stream) -> Stream:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Turn branch and stream into the normalised sum and the sum, all ``[..., D]``."""
-        return _add_rms_norm(stream[0], stream[1], self.weight, self.eps)
+        return apply_add_rms_norm(stream[0], stream[1], self.weight, self.eps)
 
 
 class PositionEmbedding(nn.Module):
@@ -118,7 +116,7 @@ class PositionEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the positions of ``x`` ``[B, H, W, D]``, in its shape."""
-        return _resize_positions(self.weight, x.shape[1], x.shape[2]).expand(x.shape[0], -1, -1, -1)
+        return resize_positions(self.weight, x.shape[1], x.shape[2]).expand(x.shape[0], -1, -1, -1)
 
 
 class ViGBlock(nn.Module):
@@ -202,12 +200,14 @@ class ViG(StagedBackbone):
         dd = {"device": device, "dtype": dtype}
         super().__init__(in_chans, num_classes, [dim] * depth, [stem_strides[0] * stem_strides[1]] * depth)
         self.stem = ConvStem(in_chans, dim, stem_kernel_sizes, stem_strides, nn.SiLU, **dd)
-        height, width = (self.stem.output_size(size) for size in to_2tuple(img_size))
+        sides = (img_size, img_size) if isinstance(img_size, int) else img_size
+        height, width = (self.stem.output_size(side) for side in sides)
         if min(height, width) < 1:
             raise ValueError(f"img_size {img_size} is too small for a stem of kernels {tuple(stem_kernel_sizes)}")
         self.pos_embed = PositionEmbedding((height, width), dim, **dd)
-        rates = calculate_drop_path_rates(drop_path_rate, depth)
-        self.stages = nn.Sequential(*(ViGBlock(dim, num_heads, silu, rate, **dd) for rate in rates))
+        self.stages = nn.ModuleList(
+            ViGBlock(dim, num_heads, silu, rate, **dd) for rate in drop_path_rates(drop_path_rate, [depth])[0]
+        )
         self.norm = RmsNorm(dim, **dd)
         self.head = ClassifierHead(dim, num_classes, global_pool, drop_rate, **dd)
         self.init_weights()
@@ -231,7 +231,7 @@ class ViG(StagedBackbone):
         return (self.norm(x) if norm else x).permute(0, 3, 1, 2)
 
 
-_PUBLISHED_NAMES = (
+PUBLISHED_NAMES = (
     (r"^pos_embed$", "pos_embed.weight"),
     (r"^patch_embed\.proj\.0\.", "stem.conv_norm1.conv."),
     (r"^patch_embed\.proj\.1\.", "stem.conv_norm1.norm."),
@@ -257,7 +257,7 @@ def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> dict[str, T
     Raises:
         ValueError: if it is not a state dict of such a model.
     """
-    state_dict = match_model(rename_published(state_dict, _PUBLISHED_NAMES), model)
+    state_dict = match_model(rename_published(state_dict, PUBLISHED_NAMES), model)
     table = state_dict["pos_embed.weight"]
     if table.ndim == 3:
         side = isqrt(table.shape[1])
@@ -265,26 +265,19 @@ def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> dict[str, T
             raise ValueError(f"pos_embed must have a square number of rows, got {table.shape[1]}")
         table = table.unflatten(1, (side, side))
     _, height, width, _ = model.state_dict()["pos_embed.weight"].shape
-    return {**state_dict, "pos_embed.weight": _resize_positions(table, height, width)}
+    return {**state_dict, "pos_embed.weight": resize_positions(table, height, width)}
 
 
-def _cfg(file: str, sha256: str, **kwargs: Any) -> dict[str, Any]:
-    return {
-        "url": f"https://huggingface.co/hustvl/ViG/resolve/main/{file}#sha256={sha256}",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (14, 14),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv_norm1.conv",
-        "classifier": "head.fc",
-        "license": "apache-2.0",
-        "paper_ids": "arXiv:2405.18425",
-        "origin_url": "https://github.com/hustvl/ViG",
-        **kwargs,
-    }
+def _cfg(file: str, sha256: str) -> dict[str, Any]:
+    return imagenet_cfg(
+        f"https://huggingface.co/hustvl/ViG/resolve/main/{file}",
+        sha256,
+        pool_size=(14, 14),
+        first_conv="stem.conv_norm1.conv",
+        license="apache-2.0",
+        paper_ids="arXiv:2405.18425",
+        origin_url="https://github.com/hustvl/ViG",
+    )
 
 
 default_cfgs = generate_default_cfgs(
@@ -296,24 +289,26 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create_vig(variant: str, pretrained: bool, **kwargs: Any) -> ViG:
-    out_indices = range(-4, 0)
-    return build_backbone(ViG, variant, pretrained, checkpoint_filter_fn, out_indices, **kwargs)
+def _create_vig(variant: str, pretrained: bool, overrides: dict[str, Any], **model_args: Any) -> ViG:
+    # Dense tasks read four maps; every third of twelve blocks, the last included.
+    depth = overrides.get("depth", model_args["depth"])
+    levels = sorted({(quarter * depth + 3) // 4 - 1 for quarter in range(1, 5)})
+    return build_backbone(ViG, variant, pretrained, checkpoint_filter_fn, levels, **{**model_args, **overrides})
 
 
 @register_model
 def vig_t(pretrained: bool = False, **kwargs: Any) -> ViG:
     """ViG-T, 6 M parameters, 77.2 % top-1 on ImageNet-1K as published."""
-    return _create_vig("vig_t", pretrained, **dict(dict(dim=192, depth=12, num_heads=3, silu=True), **kwargs))
+    return _create_vig("vig_t", pretrained, kwargs, dim=192, depth=12, num_heads=3, silu=True)
 
 
 @register_model
 def vig_s(pretrained: bool = False, **kwargs: Any) -> ViG:
     """ViG-S, 23 M parameters, 81.7 % top-1 on ImageNet-1K as published."""
-    return _create_vig("vig_s", pretrained, **dict(dict(dim=384, depth=12, num_heads=6), **kwargs))
+    return _create_vig("vig_s", pretrained, kwargs, dim=384, depth=12, num_heads=6)
 
 
 @register_model
 def vig_b(pretrained: bool = False, **kwargs: Any) -> ViG:
     """ViG-B, 89 M parameters, 82.6 % top-1 on ImageNet-1K as published."""
-    return _create_vig("vig_b", pretrained, **dict(dict(dim=768, depth=12, num_heads=12), **kwargs))
+    return _create_vig("vig_b", pretrained, kwargs, dim=768, depth=12, num_heads=12)

@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Union
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import ClassifierHead, DropPath, calculate_drop_path_rates, trunc_normal_
+from timm.layers import ClassifierHead, DropPath, trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from gatedvision.layers.conv_norm import ConvNorm, ConvStem
 from gatedvision.layers.gated_linear_attention import PUBLISHED_MIXER_NAMES, GatedLinearAttention
 from gatedvision.layers.swiglu import SwiGluMlp, swiglu_width
-from gatedvision.models._pretrained import StateDict, build_backbone, match_model, rename_published
-from gatedvision.models._staged import Stage, StagedBackbone
+from gatedvision.models._pretrained import StateDict, build_backbone, imagenet_cfg, match_model, rename_published
+from gatedvision.models._staged import Stage, StagedBackbone, drop_path_rates
 
 __all__ = ["ViGH"]
 
@@ -36,9 +35,7 @@ class ViGHBlock(nn.Module):
         dtype: in which type the parameters are created.
     """
 
-    def __init__(
-        self, dim: int, num_heads: int, drop_path: float = 0.0, device: Any = None, dtype: Any = None
-    ) -> None:
+    def __init__(self, dim: int, num_heads: int, drop_path: float = 0.0, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.norm_mixer = nn.LayerNorm(dim, eps=1e-5, **dd)
@@ -71,7 +68,8 @@ class ViGH(StagedBackbone):
         dtype: in which type the parameters are created.
 
     Raises:
-        ValueError: if ``dims``, ``depths`` and ``num_heads`` differ in length or a width does not divide into its heads.
+        ValueError: if ``dims``, ``depths`` and ``num_heads`` differ in length, or a width does not divide
+            into its heads.
     """
 
     def __init__(
@@ -94,7 +92,7 @@ class ViGH(StagedBackbone):
         super().__init__(in_chans, num_classes, dims, [4 * 2**stage for stage in range(len(dims))])
         self.stem = ConvStem(in_chans, dims[0], (3, 3), (2, 2), nn.GELU, **dd)
         downsamples = [None, *(ConvNorm(before, dim, **dd) for before, dim in pairwise(dims))]
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        rates = drop_path_rates(drop_path_rate, depths)
         self.stages = nn.Sequential(
             *(
                 Stage([ViGHBlock(dim, heads, rate, **dd) for rate in stage_rates], downsample)
@@ -124,7 +122,7 @@ class ViGH(StagedBackbone):
         return super()._tap(stream, index, norm)
 
     def prune_intermediate_layers(
-        self, indices: Union[int, Sequence[int]] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: Union[int, list[int]] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove what the maps of :meth:`forward_intermediates` do not need, see :class:`StagedBackbone`."""
         take_indices = super().prune_intermediate_layers(indices, prune_norm, prune_head)
@@ -134,7 +132,7 @@ class ViGH(StagedBackbone):
         return take_indices
 
 
-_PUBLISHED_NAMES = (
+PUBLISHED_NAMES = (
     (r"^patch_embed\.0\.", "stem.conv_norm1.conv."),
     (r"^patch_embed\.2\.", "stem.conv_norm1.norm."),
     (r"^patch_embed\.5\.", "stem.conv_norm2.conv."),
@@ -168,7 +166,7 @@ def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> dict[str, T
     Raises:
         ValueError: if it is not a state dict of such a model.
     """
-    state_dict = rename_published(state_dict, _PUBLISHED_NAMES)
+    state_dict = rename_published(state_dict, PUBLISHED_NAMES)
     own = model.state_dict()
     dense_file = "feature_norms.0.weight" in state_dict
     dense_model = "feature_norms.0.weight" in own
@@ -180,23 +178,16 @@ def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> dict[str, T
     return match_model(state_dict, model)
 
 
-def _cfg(file: str, sha256: str, **kwargs: Any) -> dict[str, Any]:
-    return {
-        "url": f"https://huggingface.co/hustvl/ViG/resolve/main/{file}#sha256={sha256}",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv_norm1.conv",
-        "classifier": "head.fc",
-        "license": "apache-2.0",
-        "paper_ids": "arXiv:2405.18425",
-        "origin_url": "https://github.com/hustvl/ViG",
-        **kwargs,
-    }
+def _cfg(file: str, sha256: str) -> dict[str, Any]:
+    return imagenet_cfg(
+        f"https://huggingface.co/hustvl/ViG/resolve/main/{file}",
+        sha256,
+        pool_size=(7, 7),
+        first_conv="stem.conv_norm1.conv",
+        license="apache-2.0",
+        paper_ids="arXiv:2405.18425",
+        origin_url="https://github.com/hustvl/ViG",
+    )
 
 
 default_cfgs = generate_default_cfgs(
@@ -208,26 +199,27 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create_vig_h(variant: str, pretrained: bool, **kwargs: Any) -> ViGH:
-    return build_backbone(ViGH, variant, pretrained, checkpoint_filter_fn, out_indices=(0, 1, 2, 3), **kwargs)
+def _create_vig_h(variant: str, pretrained: bool, overrides: dict[str, Any], **model_args: Any) -> ViGH:
+    levels = range(len(overrides.get("dims", model_args["dims"])))
+    return build_backbone(ViGH, variant, pretrained, checkpoint_filter_fn, levels, **{**model_args, **overrides})
 
 
 @register_model
 def vig_h_t(pretrained: bool = False, **kwargs: Any) -> ViGH:
     """ViG-H-T, 29 M parameters, 82.8 % top-1 on ImageNet-1K as published."""
-    model_args = dict(dims=(96, 192, 384, 768), depths=(2, 2, 5, 2), num_heads=(3, 6, 12, 24))
-    return _create_vig_h("vig_h_t", pretrained, **dict(model_args, **kwargs))
+    dims, num_heads = (96, 192, 384, 768), (3, 6, 12, 24)
+    return _create_vig_h("vig_h_t", pretrained, kwargs, dims=dims, depths=(2, 2, 5, 2), num_heads=num_heads)
 
 
 @register_model
 def vig_h_s(pretrained: bool = False, **kwargs: Any) -> ViGH:
     """ViG-H-S, 50 M parameters, 83.8 % top-1 on ImageNet-1K as published."""
-    model_args = dict(dims=(96, 192, 384, 768), depths=(2, 2, 17, 2), num_heads=(3, 6, 12, 24))
-    return _create_vig_h("vig_h_s", pretrained, **dict(model_args, **kwargs))
+    dims, num_heads = (96, 192, 384, 768), (3, 6, 12, 24)
+    return _create_vig_h("vig_h_s", pretrained, kwargs, dims=dims, depths=(2, 2, 17, 2), num_heads=num_heads)
 
 
 @register_model
 def vig_h_b(pretrained: bool = False, **kwargs: Any) -> ViGH:
     """ViG-H-B, 89 M parameters, 84.2 % top-1 on ImageNet-1K as published."""
-    model_args = dict(dims=(128, 256, 512, 1024), depths=(2, 2, 17, 2), num_heads=(4, 8, 16, 32))
-    return _create_vig_h("vig_h_b", pretrained, **dict(model_args, **kwargs))
+    dims, num_heads = (128, 256, 512, 1024), (4, 8, 16, 32)
+    return _create_vig_h("vig_h_b", pretrained, kwargs, dims=dims, depths=(2, 2, 17, 2), num_heads=num_heads)
