@@ -70,12 +70,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         # torch.load does not compare checksums, and would take flipped bits for weights.
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"wrong checksum of {damaged}")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the damage makes its readers raise
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(f"cannot read checkpoint {path}, it is damaged or no checkpoint: {reason}") from error
+    if damaged:
+        raise CheckpointError(f"checkpoint {path} is damaged: the checksum of {damaged} is wrong")
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} is not a checkpoint of tools/train.py: it has no 'state_dict'")
     return checkpoint
