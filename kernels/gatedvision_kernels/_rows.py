@@ -33,7 +33,10 @@ def tile_of(width: int, elements: int = TILE_ELEMENTS) -> dict[str, int]:
 
 
 def num_programs(device: torch.device, num_blocks: int) -> int:
-    """Count the programs that share ``num_blocks`` blocks of rows and sum over them."""
+    """Count the programs that share ``num_blocks`` blocks of rows and sum over them.
+
+    None for no rows: Triton launches nothing on an empty grid, and a sum over no programs is zero.
+    """
     return min(num_blocks, PROGRAMS_PER_MULTIPROCESSOR * _multiprocessors(device))
 
 

@@ -225,25 +225,24 @@ def _gated_norm_mix(
     y = global_branch.new_empty(global_branch.shape)
     a, b, gate = as_rows(global_branch), as_rows(local_branch), as_rows(gate)
     num_rows, width = a.shape
-    if num_rows > 0:
-        tile = tile_of(width, TILE_ELEMENTS)
-        with torch.cuda.device_of(a):
-            _forward_kernel[(triton.cdiv(num_rows, tile["BLOCK_ROWS"]),)](
-                a,
-                b,
-                gate,
-                global_weight.contiguous(),
-                local_weight.contiguous(),
-                y,
-                num_rows,
-                a.stride(0),
-                b.stride(0),
-                gate.stride(0),
-                eps,
-                SILU=activation == "silu",
-                WIDTH=width,
-                **tile,
-            )
+    tile = tile_of(width, TILE_ELEMENTS)
+    with torch.cuda.device_of(a):
+        _forward_kernel[(triton.cdiv(num_rows, tile["BLOCK_ROWS"]),)](
+            a,
+            b,
+            gate,
+            global_weight.contiguous(),
+            local_weight.contiguous(),
+            y,
+            num_rows,
+            a.stride(0),
+            b.stride(0),
+            gate.stride(0),
+            eps,
+            SILU=activation == "silu",
+            WIDTH=width,
+            **tile,
+        )
     return y
 
 
@@ -269,29 +268,28 @@ def _gated_norm_mix_backward(
     tile = tile_of(width, TILE_ELEMENTS)
     programs = num_programs(a.device, triton.cdiv(num_rows, tile["BLOCK_ROWS"]))
     partial_grad_weights = a.new_empty((2, programs, width), dtype=torch.float32)
-    if num_rows > 0:
-        with torch.cuda.device_of(a):
-            _backward_kernel[(programs,)](
-                grad_y,
-                a,
-                b,
-                gate,
-                global_weight.contiguous(),
-                local_weight.contiguous(),
-                grad_global,
-                grad_local,
-                grad_gate,
-                partial_grad_weights,
-                num_rows,
-                grad_y.stride(0),
-                a.stride(0),
-                b.stride(0),
-                gate.stride(0),
-                eps,
-                SILU=activation == "silu",
-                WIDTH=width,
-                **tile,
-            )
+    with torch.cuda.device_of(a):
+        _backward_kernel[(programs,)](
+            grad_y,
+            a,
+            b,
+            gate,
+            global_weight.contiguous(),
+            local_weight.contiguous(),
+            grad_global,
+            grad_local,
+            grad_gate,
+            partial_grad_weights,
+            num_rows,
+            grad_y.stride(0),
+            a.stride(0),
+            b.stride(0),
+            gate.stride(0),
+            eps,
+            SILU=activation == "silu",
+            WIDTH=width,
+            **tile,
+        )
     grad_global_weight = partial_grad_weights[0].sum(0).to(global_weight.dtype)
     grad_local_weight = partial_grad_weights[1].sum(0).to(local_weight.dtype)
     return grad_global, grad_local, grad_gate, grad_global_weight, grad_local_weight

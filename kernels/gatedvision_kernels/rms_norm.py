@@ -174,22 +174,21 @@ def _forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> 
     x = as_rows(x)
     residual = None if residual is None else as_rows(residual)
     num_rows, width = x.shape
-    if num_rows > 0:
-        tile = tile_of(width)
-        with torch.cuda.device_of(x):
-            _forward_kernel[(triton.cdiv(num_rows, tile["BLOCK_ROWS"]),)](
-                x,
-                residual,
-                weight.contiguous(),
-                y,
-                total,
-                num_rows,
-                x.stride(0),
-                0 if residual is None else residual.stride(0),
-                eps,
-                WIDTH=width,
-                **tile,
-            )
+    tile = tile_of(width)
+    with torch.cuda.device_of(x):
+        _forward_kernel[(triton.cdiv(num_rows, tile["BLOCK_ROWS"]),)](
+            x,
+            residual,
+            weight.contiguous(),
+            y,
+            total,
+            num_rows,
+            x.stride(0),
+            0 if residual is None else residual.stride(0),
+            eps,
+            WIDTH=width,
+            **tile,
+        )
     return y, total
 
 
@@ -227,23 +226,22 @@ def _rms_norm_backward(
     tile = tile_of(width)
     programs = num_programs(x.device, triton.cdiv(num_rows, tile["BLOCK_ROWS"]))
     partial_grad_weight = x.new_empty((programs, width), dtype=torch.float32)
-    if num_rows > 0:
-        with torch.cuda.device_of(x):
-            _backward_kernel[(programs,)](
-                x,
-                weight.contiguous(),
-                grad_y,
-                grad_total,
-                grad_x,
-                partial_grad_weight,
-                num_rows,
-                x.stride(0),
-                grad_y.stride(0),
-                0 if grad_total is None else grad_total.stride(0),
-                eps,
-                WIDTH=width,
-                **tile,
-            )
+    with torch.cuda.device_of(x):
+        _backward_kernel[(programs,)](
+            x,
+            weight.contiguous(),
+            grad_y,
+            grad_total,
+            grad_x,
+            partial_grad_weight,
+            num_rows,
+            x.stride(0),
+            grad_y.stride(0),
+            0 if grad_total is None else grad_total.stride(0),
+            eps,
+            WIDTH=width,
+            **tile,
+        )
     return grad_x, partial_grad_weight.sum(0).to(weight.dtype)
 
 

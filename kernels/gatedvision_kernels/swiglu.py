@@ -108,10 +108,9 @@ def _swiglu(x: Tensor) -> Tensor:
     width = x.shape[-1] // 2
     y = x.new_empty((*x.shape[:-1], width))
     x = as_rows(x)
-    if len(x) > 0:
-        grid, tile = _launch_settings(len(x), width)
-        with torch.cuda.device_of(x):
-            _forward_kernel[grid](x, y, len(x), x.stride(0), WIDTH=width, **tile)
+    grid, tile = _launch_settings(len(x), width)
+    with torch.cuda.device_of(x):
+        _forward_kernel[grid](x, y, len(x), x.stride(0), WIDTH=width, **tile)
     return y
 
 
@@ -119,11 +118,10 @@ def _swiglu(x: Tensor) -> Tensor:
 def _swiglu_backward(grad_y: Tensor, x: Tensor) -> Tensor:
     grad_x = x.new_empty(x.shape)
     x, grad_y = as_rows(x), as_rows(grad_y)
-    if len(x) > 0:
-        width = grad_y.shape[1]
-        grid, tile = _launch_settings(len(x), width)
-        with torch.cuda.device_of(x):
-            _backward_kernel[grid](x, grad_y, grad_x, len(x), x.stride(0), grad_y.stride(0), WIDTH=width, **tile)
+    width = grad_y.shape[1]
+    grid, tile = _launch_settings(len(x), width)
+    with torch.cuda.device_of(x):
+        _backward_kernel[grid](x, grad_y, grad_x, len(x), x.stride(0), grad_y.stride(0), WIDTH=width, **tile)
     return grad_x
 
 
