@@ -10,6 +10,9 @@ DEMO_CONFIG := configs/vig/vig_nano_digits.py
 PYTEST_ARGS ?=
 
 export NO_ALBUMENTATIONS_UPDATE := 1
+# Tests and demo work on small tensors, for which more threads only wait for each other.
+OMP_NUM_THREADS ?= 1
+export OMP_NUM_THREADS
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint types pytest format build clean
