@@ -7,7 +7,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import timm
 
-import gatedvision.models
+import gatedvision.models  # noqa: F401  registers the models
 
 __version__ = "0.1.0"
 
@@ -21,6 +21,5 @@ def list_models(filter: str = "", pretrained: bool = False) -> list[str]:
         filter: shell pattern such as ``"vig_h*"``; empty for all.
         pretrained: list the names with weights, each with the tag of its weights.
     """
-    own = set(timm.list_models(module=gatedvision.models.FAMILIES))
     names = timm.list_models(filter, pretrained=pretrained)
-    return [name for name in names if name.split(".")[0] in own]
+    return [name for name in names if timm.model_entrypoint(name).__module__.startswith(f"{__name__}.")]

@@ -70,9 +70,6 @@ class GatedLinearAttention(nn.Module):
         dim: channels, a multiple of ``2 * num_heads``.
         num_heads: attention heads; a head has ``dim / num_heads`` values and half as many keys.
         silu: apply SiLU to the local branch and to the mixed branches, as ViG-T does.
-        decay_rank: width of the bottleneck from which the decays are computed.
-        decay_divisor: temperature of the decays; 16 lets a new network remember about 24 tokens.
-        eps: epsilon of the two per-head RMS norms.
         device: where the parameters are created.
         dtype: in which type the parameters are created.
 
@@ -85,9 +82,6 @@ class GatedLinearAttention(nn.Module):
         dim: int,
         num_heads: int,
         silu: bool = False,
-        decay_rank: int = 16,
-        decay_divisor: float = 16.0,
-        eps: float = 1e-6,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -98,14 +92,15 @@ class GatedLinearAttention(nn.Module):
         self.num_heads = num_heads
         self.key_dim = dim // 2 // num_heads
         self.value_dim = dim // num_heads
-        self.decay_divisor = decay_divisor
-        self.eps = eps
+        # At logits of 0 a state decays to half in 16 tokens.
+        self.decay_divisor = 16.0
+        self.eps = 1e-6
         self.activation = "silu" if silu else "identity"
 
         self.conv_dw = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False, **dd)
         self.act = nn.SiLU() if silu else nn.Identity()
         self.proj_qkv = nn.Linear(dim, 2 * dim, bias=False, **dd)
-        self.proj_decay = nn.Sequential(nn.Linear(dim, decay_rank, bias=False, **dd), nn.Linear(decay_rank, dim, **dd))
+        self.proj_decay = nn.Sequential(nn.Linear(dim, 16, bias=False, **dd), nn.Linear(16, dim, **dd))
         self.proj_gate = nn.Linear(dim, dim, **dd)
         self.global_scale = nn.Parameter(torch.ones(self.value_dim, **dd))
         self.local_scale = nn.Parameter(torch.ones(self.value_dim, **dd))

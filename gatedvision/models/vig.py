@@ -69,14 +69,13 @@ class RmsNorm(nn.Module):
 
     Args:
         dim: channels.
-        eps: added to the mean square.
         device: where the parameter is created.
         dtype: in which type the parameter is created.
     """
 
-    def __init__(self, dim: int, eps: float = 1e-6, device: Any = None, dtype: Any = None) -> None:
+    def __init__(self, dim: int, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps = 1e-6
         self.weight = nn.Parameter(torch.ones(dim, device=device, dtype=dtype))
 
     def reset_parameters(self) -> None:

@@ -18,15 +18,24 @@ from tests.models.golden_blocks import PARTS
 
 FLOAT64 = 1e-9
 FLOAT32 = 1e-4
+DTYPES = [torch.float64, torch.float32]
+# On a GPU, float32 goes through the kernels.
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 # Larger networks are judged in float32 only, to keep the suite short.
 MAX_FLOAT64_PARAMS = 30_000_000
+
+
+@pytest.fixture(autouse=True)
+def exact_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    # TF32, which rounds to 10 bits, is the default of convolutions on GPUs.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 def assert_near(actual: Tensor, expected: Tensor, tolerance: float, what: str, scale: float = 0.0) -> None:
     """Compare with a tolerance relative to the largest expected value or to a given scale."""
     scale = scale or float(expected.abs().max())
-    error = float((actual.double() - expected).abs().max())
     assert actual.shape == expected.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    error = float((actual.double().cpu() - expected).abs().max())
     assert error <= tolerance * scale, f"{what}: off by {error:.2e}, that is {error / scale:.2e} of {scale:.2e}"
 
 
@@ -100,11 +109,13 @@ def build_part(record: Record, dtype: torch.dtype) -> tuple[nn.Module, dict[str,
     return module, own_names
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("record", [r for r in find_records(kind="block") if r.name in PARTS], ids=str)
-def test_part(record: Record, dtype: torch.dtype) -> None:
+def test_part(record: Record, dtype: torch.dtype, device: str) -> None:
     module, own_names = build_part(record, dtype)
-    x = draw_input(*record.facts["input_shape"]).to(dtype)
+    module.to(device)
+    x = draw_input(*record.facts["input_shape"]).to(device, dtype)
     tokens_in = x.ndim == 3
     x.requires_grad_()
     if tokens_in:
@@ -113,7 +124,7 @@ def test_part(record: Record, dtype: torch.dtype) -> None:
         y = module(x if PARTS[record.name].takes_image else x.permute(0, 2, 3, 1))
     # Records of maps draw the output's gradient as [B, C, H, W].
     y = y.flatten(1, 2) if tokens_in else y.permute(0, 3, 1, 2)
-    (y * draw_input(*y.shape, seed=6).to(dtype)).sum().backward()
+    (y * draw_input(*y.shape, seed=6).to(device, dtype)).sum().backward()
     assert x.grad is not None
 
     tolerance = FLOAT64 if dtype == torch.float64 else FLOAT32
@@ -184,13 +195,14 @@ REDUCE = {
 def model_runs() -> list[Any]:
     runs = []
     for record in find_records(kind="model"):
-        dtypes = [torch.float32] if record.facts["num_params"] > MAX_FLOAT64_PARAMS else [torch.float32, torch.float64]
-        runs += [pytest.param(record, dtype, id=f"{record}-{str(dtype).removeprefix('torch.')}") for dtype in dtypes]
+        dtypes = DTYPES if record.facts["num_params"] <= MAX_FLOAT64_PARAMS else [torch.float32]
+        runs += [pytest.param(record, dtype, id=f"{record}-{dtype}") for dtype in dtypes]
     return runs
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("record", "dtype"), model_runs())
-def test_model(record: Record, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_model(record: Record, dtype: torch.dtype, device: str, tmp_path: Path) -> None:
     name, form = split_record_name(record)
     file = tmp_path / "published.pth"
     torch.save({"model": record.weights(dtype)}, file)
@@ -198,10 +210,11 @@ def test_model(record: Record, dtype: torch.dtype, tmp_path: Path) -> None:
         name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, dtype=dtype, **FORMS[form]
     ).eval()
     file.unlink()
+    model.to(device)
     assert sum(p.numel() for p in model.parameters()) == record.facts["num_params"]
 
     with torch.inference_mode():
-        found = run_model(model, form, draw_input(*record.facts["input_shape"]).to(dtype))
+        found = run_model(model, form, draw_input(*record.facts["input_shape"]).to(device, dtype))
     tolerance = FLOAT64 if dtype == torch.float64 else FLOAT32
     expected = record.arrays()
     for what, values in expected.items():

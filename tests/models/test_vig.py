@@ -1,8 +1,5 @@
 """What is particular to the ViG families."""
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +10,6 @@ from torch import nn
 from gatedvision.layers.gated_linear_attention import GatedLinearAttention
 from gatedvision.layers.swiglu import swiglu_width
 from gatedvision.models import ViG, ViGH
-from gatedvision.models._staged import drop_path_rates
 from gatedvision.models.vig_h import ViGHBlock
 
 
@@ -70,10 +66,7 @@ def test_width_of_the_mlp(dim: int, multiple: int, width: int) -> None:
     assert swiglu_width(dim, multiple) == width
 
 
-def test_drop_path_rises_over_the_whole_depth() -> None:
-    first, second = drop_path_rates(0.4, [2, 3])
-    assert first == pytest.approx([0.0, 0.1]) and second == pytest.approx([0.2, 0.3, 0.4])
-    assert drop_path_rates(0.4, [1]) == [[0.0]]
+def test_drop_path_rises_from_block_to_block() -> None:
     model = ViGH(dims=(16, 16), depths=(2, 3), num_heads=(1, 1), drop_path_rate=0.4)
     rates = [getattr(b.drop_path, "drop_prob", 0.0) for b in model.modules() if isinstance(b, ViGHBlock)]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
@@ -120,22 +113,3 @@ def test_feature_norms_are_pruned_with_their_maps() -> None:
     torch.testing.assert_close(tap, expected)
     tap.square().sum().backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None]
-
-
-def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gatedvision.timm", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-def test_runner_registers_the_models(tmp_path: Path) -> None:
-    script = tmp_path / "count.py"
-    script.write_text("import sys, timm\nprint(sys.argv[1:], len(timm.list_models('vig_*')), __name__)\n")
-    done = run_script(str(script), "--model", "vig_t")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "['--model', 'vig_t'] 6 __main__"
-
-
-def test_runner_without_script() -> None:
-    done = run_script("no_such_script.py")
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("gatedvision.timm: no script at 'no_such_script.py'")
