@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,13 +14,14 @@ from torch import nn
 LAUNCHERS = ("none", "pytorch", "slurm")
 
 
-def start_processes(launcher: str) -> str:
-    """Join the processes of the run, if there are several.
+@contextmanager
+def joined_processes(launcher: str) -> Iterator[str]:
+    """Join the processes of the run, if there are several, and leave them at the end.
 
     Args:
         launcher: ``"none"``, ``"pytorch"`` (torchrun) or ``"slurm"`` (srun).
 
-    Returns:
+    Yields:
         The launcher in effect. ``"none"`` under torchrun becomes ``"pytorch"``: otherwise every process would train a
         model of its own into the same folder.
 
@@ -32,7 +35,8 @@ def start_processes(launcher: str) -> str:
         if os.environ["RANK"] == "0":
             print(f"started by torchrun: joining {os.environ['WORLD_SIZE']} processes (--launcher pytorch)")
     if launcher == "none" or dist.is_initialized():
-        return launcher
+        yield launcher
+        return
     if launcher == "slurm":
         _translate_slurm_variables()
     missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR") if name not in os.environ]
@@ -41,12 +45,9 @@ def start_processes(launcher: str) -> str:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return launcher
-
-
-def stop_processes() -> None:
-    """Leave the process group, if there is one."""
-    if dist.is_initialized():
+    try:
+        yield launcher
+    finally:
         dist.destroy_process_group()
 
 

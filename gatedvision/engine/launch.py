@@ -18,7 +18,7 @@ from mmengine.hooks import EMAHook
 from gatedvision.engine.amp import check_amp
 from gatedvision.engine.checkpoint_file import CheckpointError, find_last_checkpoint, read_checkpoint, select_weights
 from gatedvision.engine.checkpoint_hook import NonFiniteError
-from gatedvision.engine.distributed import start_processes, stop_processes
+from gatedvision.engine.distributed import joined_processes
 from gatedvision.engine.runner import Runner
 
 # What a mistake of the user raises, and a loss that diverges.
@@ -63,11 +63,8 @@ def train(
         cfg.auto_scale_lr.enable = True
     if compile:
         cfg.compile = cfg.get("compile") or True
-    cfg.launcher = start_processes(launcher)
-    try:
+    with joined_processes(launcher) as cfg.launcher:
         Runner.from_cfg(cfg).train()
-    finally:
-        stop_processes()
 
 
 def evaluate(
@@ -115,8 +112,7 @@ def evaluate(
     # The training part would only be built to be thrown away.
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr"):
         cfg.pop(key, None)
-    cfg.launcher = start_processes(launcher)
-    try:
+    with joined_processes(launcher) as cfg.launcher:
         runner = Runner.from_cfg(cfg)
         # The weights are chosen by load_from; EMAHook would only keep a second copy of them.
         runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, EMAHook)]
@@ -138,8 +134,6 @@ def evaluate(
                 out.parent.mkdir(parents=True, exist_ok=True)
                 out.write_text(json.dumps(report, indent=2) + "\n")
         return report
-    finally:
-        stop_processes()
 
 
 def load_config(

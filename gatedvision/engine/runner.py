@@ -6,9 +6,9 @@ several processes; precision is ``amp = "bf16" | "fp16" | None`` everywhere; ``c
 the optimizer; the learning rate is scaled by the whole batch; no environment probe that needs ``distutils``.
 """
 
-import importlib.util
 import platform
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +209,7 @@ class Runner(mmengine.runner.Runner):
         Returns:
             The visualizer.
         """
-        if isinstance(visualizer, dict) and importlib.util.find_spec("tensorboard") is None:
+        if isinstance(visualizer, dict) and find_spec("tensorboard") is None:
             backends = visualizer.get("vis_backends") or []
             kept = [
                 backend

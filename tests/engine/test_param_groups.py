@@ -1,0 +1,62 @@
+import pytest
+import timm
+import torch
+from torch import nn
+
+from gatedvision.engine import ParamGroups
+from gatedvision.tasks import Classification
+
+
+def build(model: nn.Module, **paramwise_cfg: float):
+    cfg = {"optimizer": {"type": torch.optim.AdamW, "lr": 1.0, "weight_decay": 0.05}}
+    return ParamGroups(cfg, paramwise_cfg)(model)
+
+
+@pytest.fixture
+def task() -> Classification:
+    return Classification({"model_name": "vit_tiny_patch16_224", "img_size": 16, "depth": 3, "embed_dim": 12})
+
+
+def names_of(model: nn.Module, parameters: list[torch.Tensor]) -> set[str]:
+    wanted = {id(parameter) for parameter in parameters}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in wanted}
+
+
+def test_two_groups_and_what_does_not_decay(task):
+    groups = build(task).optimizer.param_groups
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.05]
+    free, decayed = (names_of(task, group["params"]) for group in groups)
+    assert free | decayed == dict(task.named_parameters()).keys()
+    assert not free & decayed
+    # The backbone asks for the first two, the others are 1-D.
+    assert {"backbone.pos_embed", "backbone.cls_token", "backbone.norm.weight", "backbone.head.bias"} <= free
+    assert all(task.get_parameter(name).ndim > 1 for name in decayed)
+
+
+def test_learning_rate_is_logged_once(task):
+    assert build(task).get_lr() == {"lr": [1.0, 1.0]}
+
+
+def test_layer_decay_puts_the_rate_into_the_groups(task):
+    wrapper = build(task, layer_decay=0.5)
+    rate = {name: group["lr"] for group in wrapper.optimizer.param_groups for name in names_of(task, group["params"])}
+    assert rate.keys() == dict(task.named_parameters()).keys()
+    assert rate["backbone.head.weight"] == 1.0
+    assert rate["backbone.blocks.2.attn.qkv.weight"] == rate["backbone.blocks.2.norm1.bias"]
+    assert rate["backbone.blocks.0.mlp.fc1.weight"] == rate["backbone.blocks.2.mlp.fc1.weight"] / 4
+    assert rate["backbone.patch_embed.proj.weight"] == rate["backbone.blocks.0.mlp.fc1.weight"] / 2
+    assert len(wrapper.optimizer.param_groups) <= 2 * 6, "a pair for each layer, not one for each parameter"
+    timm_groups = timm.optim.param_groups_layer_decay(task.backbone, layer_decay=0.5)
+    assert sorted({group["lr_scale"] for group in timm_groups}) == sorted(set(rate.values()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layer_decay": 0.0}, r"layer_decay must lie in \(0, 1\], got 0.0"),
+        ({"norm_decay_mult": 0.0}, "takes layer_decay only, got norm_decay_mult"),
+    ],
+)
+def test_bad_options_are_named(task, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(task, **options)
