@@ -165,8 +165,11 @@ def load_config(
         cfg = Config.fromfile(str(path))
     except Exception as error:  # a config is a program, which may fail in any way
         raise ValueError(f"cannot load config {path}: {type(error).__name__}: {error}") from error
-    if cfg_options:
-        cfg.merge_from_dict(cfg_options)
+    for name, value in (cfg_options or {}).items():
+        try:
+            cfg.merge_from_dict({name: value})
+        except Exception as error:  # whatever the value in the config makes of it
+            raise ValueError(f"cannot set {name}={value!r} in {path}: {error}") from error
     _check_keys(cfg, path)
     cfg.work_dir = str(work_dir or cfg.get("work_dir") or Path("work_dirs", path.stem))
     if amp is not None:
@@ -199,7 +202,9 @@ def exit_with_message(function: Callable[..., Any], **kwargs: Any) -> None:
 def _fail(error: Exception) -> NoReturn:
     # What a data worker raises arrives as a traceback, whose last line is the message.
     lines = str(error).strip().split("\n")
-    message = lines[-1] if "Traceback" in str(error) else " ".join(line.strip() for line in lines)
+    message = " ".join(line.strip() for line in lines)
+    if "Traceback" in message:
+        message = lines[-1].partition(": ")[2]
     print(f"error: {message or type(error).__name__}", file=sys.stderr)
     sys.exit(2)
 

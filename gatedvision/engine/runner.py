@@ -94,10 +94,16 @@ class Runner(mmengine.runner.Runner):
 
         Returns:
             The loader.
+
+        Raises:
+            ValueError: the config lacks an entry.
         """
         if isinstance(dataloader, DataLoader):
             return dataloader
         options = dict(dataloader)
+        missing = [name for name in ("dataset", "sampler", "batch_size") if name not in options]
+        if missing:
+            raise ValueError(f"a data loader needs {', '.join(missing)}; it has {', '.join(options)}")
         dataset, sampler = options.pop("dataset"), options.pop("sampler")
         if isinstance(dataset, dict):
             dataset = DATASETS.build(dataset)
@@ -241,12 +247,13 @@ class Runner(mmengine.runner.Runner):
 
     def _find_checkpoint(self) -> Path | None:
         """Let the main process choose, so that all processes resume the same checkpoint."""
-        if self._load_from is not None:
-            return Path(self._load_from)
+        source = Path(self._load_from or self.work_dir)
+        if self._load_from is not None and not source.is_dir():
+            return source
         choice: list[Any] = [None]
         if self.rank == 0:
             try:
-                choice = [find_last_checkpoint(Path(self.work_dir))]
+                choice = [find_last_checkpoint(source)]
             except CheckpointError as error:
                 choice = [error]
         broadcast_object_list(choice)

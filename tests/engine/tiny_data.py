@@ -16,16 +16,19 @@ from torch.utils.data import Dataset
 class TinyImages(Dataset[dict[str, Any]]):
     """Noise images of 4 classes whose mean tells the class, under noise from all three generators."""
 
-    def __init__(self, length: int = 22, num_classes: int = 4, noise: float = 0.1) -> None:
+    def __init__(self, length: int = 22, num_classes: int = 4, noise: float = 0.1, broken: bool = False) -> None:
         generator = torch.Generator().manual_seed(0)
         self.labels = [index % num_classes for index in range(length)]
         self.images = torch.randn(length, 3, 8, 8, generator=generator) + torch.tensor(self.labels)[:, None, None, None]
         self.noise = noise
+        self.broken = broken
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if self.broken and index == 3:
+            raise ValueError("sample 3 is broken: no such thing")
         noise = torch.randn(3, 8, 8) + random.random() + np.random.rand()
         return {"inputs": (self.images[index] + self.noise * noise).float(), "label": self.labels[index]}
 
