@@ -1,13 +1,14 @@
 """Checkpoint files: written whole or not at all, read as tensors and plain values only."""
 
+import logging
 import os
 import re
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 LAST_CHECKPOINT = "last_checkpoint"
@@ -119,7 +120,7 @@ def find_last_checkpoint(folder: Path) -> Path | None:
         try:
             read_checkpoint(path)
         except CheckpointError as error:
-            warnings.warn(f"{error}; trying the one before", stacklevel=2)
+            print_log(f"{error}; trying the one before", "current", logging.WARNING)
         else:
             return path
     if paths:

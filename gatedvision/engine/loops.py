@@ -13,8 +13,8 @@ from gatedvision.engine.amp import autocast
 from gatedvision.engine.checkpoint_file import list_checkpoints
 from gatedvision.engine.checkpoint_hook import NonFiniteError
 from gatedvision.engine.distributed import share_buffers
-from gatedvision.engine.random_state import restore_random_state
 from gatedvision.engine.seeded_data import EpochBatches
+from gatedvision.engine.training_state import restore_process_state
 
 
 class TrainLoop(EpochBasedTrainLoop):
@@ -32,19 +32,19 @@ class TrainLoop(EpochBasedTrainLoop):
             raise ValueError(f"too few training samples: no process has a full batch of {batches.batch_size}")
         self._batches = batches
         self._first_batch = 0
-        self._random_state: dict[str, Any] | None = None
+        self._process_state: dict[str, Any] | None = None
 
-    def start_from(self, epoch: int, iteration: int, random_state: dict[str, Any] | None) -> None:
+    def start_from(self, epoch: int, iteration: int, process_state: dict[str, Any] | None) -> None:
         """Go on where another run stopped.
 
         Args:
             epoch: finished epochs.
             iteration: finished iterations, counted from the start of the training.
-            random_state: state of this process's random number generators then.
+            process_state: what else this process had then; ``None`` if nobody knows.
         """
         self._epoch, self._iter = epoch, iteration
         self._first_batch = iteration - epoch * len(self.dataloader)
-        self._random_state = random_state
+        self._process_state = process_state
 
     def run(self) -> torch.nn.Module:
         """Train to the end.
@@ -53,8 +53,8 @@ class TrainLoop(EpochBasedTrainLoop):
             The model.
         """
         self.runner.call_hook("before_train")
-        if self._random_state is not None:
-            restore_random_state(self._random_state)
+        if self._process_state is not None:
+            restore_process_state(self.runner, self._process_state)
         # A checkpoint is saved before the validation of its epoch, which the interrupted run may not have reached.
         if self._epoch > 0 and self._first_batch == 0:
             self._validate_if_due()

@@ -32,7 +32,7 @@ def resume_training(runner: Any, path: Path) -> None:
     for scheduler, state in zip(runner.param_schedulers or (), checkpoint["param_schedulers"], strict=True):
         scheduler.load_state_dict(state)
     runner.message_hub.load_state_dict(restore_histories(checkpoint["message_hub"]))
-    states = checkpoint["random_states"]
+    states = checkpoint["processes"]
     if len(states) != runner.world_size:
         runner.logger.warning(f"{path} is of {len(states)} processes, this run of {runner.world_size}: not exact")
     state = states[runner.rank] if len(states) == runner.world_size else None

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from gatedvision.engine.distributed import gather_from_processes
-from gatedvision.engine.random_state import capture_random_state
+from gatedvision.engine.random_state import capture_random_state, restore_random_state
 
 
 def unwrap(model: nn.Module) -> Any:
@@ -38,7 +38,7 @@ def capture_training_state(runner: Runner, epoch: int, iteration: int, with_opti
         The checkpoint in the main process, ``None`` in the others.
     """
     training: Any = runner
-    random_states = gather_from_processes(capture_random_state())
+    processes = gather_from_processes(_capture_process_state(runner)) if with_optimizer else []
     if runner.rank != 0:
         return None
     checkpoint: dict[str, Any] = {
@@ -58,10 +58,31 @@ def capture_training_state(runner: Runner, epoch: int, iteration: int, with_opti
         checkpoint["optimizer"] = training.optim_wrapper.state_dict()
         checkpoint["param_schedulers"] = [scheduler.state_dict() for scheduler in training.param_schedulers or ()]
         checkpoint["message_hub"] = runner.message_hub.state_dict()
-        checkpoint["random_states"] = random_states
+        checkpoint["processes"] = processes
     # EMAHook adds the average here, and puts it in the place of the weights.
     runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
     return to_plain(checkpoint)
+
+
+def restore_process_state(runner: Runner, state: dict[str, Any]) -> None:
+    """Put this process's random number generators and accumulated gradients back.
+
+    Args:
+        runner: the run.
+        state: this process's entry of ``processes`` in a checkpoint.
+    """
+    restore_random_state(state["random"])
+    model = unwrap(runner.model)
+    for name, gradient in state["gradients"].items():
+        parameter = model.get_parameter(name)
+        parameter.grad = gradient.to(parameter.device)
+
+
+def _capture_process_state(runner: Runner) -> dict[str, Any]:
+    # There are gradients only between two steps of an optimizer that accumulates them.
+    parameters = unwrap(runner.model).named_parameters()
+    gradients = {name: parameter.grad.cpu() for name, parameter in parameters if parameter.grad is not None}
+    return {"random": capture_random_state(), "gradients": gradients}
 
 
 def to_plain(value: Any) -> Any:

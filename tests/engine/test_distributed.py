@@ -53,8 +53,9 @@ def test_uneven_split_is_evaluated_exactly(two_processes, tmp_path):
 def test_interrupted_run_of_two_processes_ends_like_an_uninterrupted_one(two_processes):
     folder, _ = two_processes
     whole, resumed = (read_checkpoint(folder / name / "epoch_2.pth") for name in ("whole", "resumed"))
-    assert len(whole["random_states"]) == 2
-    assert not torch.equal(whole["random_states"][0]["torch"], whole["random_states"][1]["torch"])
+    assert len(whole["processes"]) == 2
+    states = [process["random"]["torch"] for process in whole["processes"]]
+    assert not torch.equal(*states)
     assert_same(resumed, whole)
 
 
