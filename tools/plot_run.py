@@ -15,6 +15,7 @@ import torch  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import SubFigure  # noqa: E402
 from matplotlib.patches import Rectangle  # noqa: E402
+from mmengine.config import Config, DictAction  # noqa: E402
 from mmengine.registry import DATASETS, MODELS  # noqa: E402
 
 from gatedvision.data import collate_samples  # noqa: E402
@@ -31,20 +32,22 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("work_dir", type=Path, help="the run's work directory")
     parser.add_argument("--out", type=Path, help="the picture (default: WORK_DIR/run.png)")
     parser.add_argument("--images", type=int, default=64, help="predictions to show, the wrong ones first")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="replace settings")
     return parser.parse_args()
 
 
-def draw_run(config: Path, work_dir: Path, out: Path | None, images: int) -> None:
+def draw_run(config: Path, work_dir: Path, out: Path | None, images: int, cfg_options: dict[str, Any] | None) -> None:
     """Draw the curves of a run and the predictions of its last checkpoint into one picture."""
-    rows, (inputs, labels, scores) = _read_log(work_dir), _predict(config, work_dir)
-    figure = plt.figure(figsize=(14, 4.2 + 1.05 * -(-images // COLUMNS)), layout="constrained")
-    curves, grid = figure.subfigures(2, 1, height_ratios=[4, -(-images // COLUMNS)]).flat
+    rows, predictions = _read_log(work_dir), _predict(load_config(config, cfg_options=cfg_options), work_dir)
+    lines = -(-images // COLUMNS)
+    figure = plt.figure(figsize=(14, 4.2 + 1.05 * lines), layout="constrained")
+    curves, grid = figure.subfigures(2, 1, height_ratios=[4, lines]).flat
     left, right = curves.subplots(1, 2)
     _draw_curves(left, rows, {"loss": "training", "val_loss": "held out, without label smoothing"}, "cross entropy")
     _draw_curves(right, rows, {"accuracy/top1": "held out"}, "top-1 accuracy (%)")
-    _draw_predictions(grid, inputs, labels, scores, images)
+    bare = {"frame_on": False, "xticks": [], "yticks": []}
+    _draw_predictions(grid, grid.subplots(lines, COLUMNS, squeeze=False, subplot_kw=bare).flat, *predictions)
     path = out or work_dir / "run.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     print(f"drew {path}")
 
@@ -58,11 +61,10 @@ def _read_log(work_dir: Path) -> list[dict[str, Any]]:
 
 
 @torch.inference_mode()
-def _predict(config: Path, work_dir: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _predict(cfg: Config, work_dir: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     checkpoint = find_last_checkpoint(work_dir)
     if checkpoint is None:
         raise FileNotFoundError(f"no checkpoint in {work_dir}")
-    cfg = load_config(config)
     model, dataset = MODELS.build(cfg.model).eval(), DATASETS.build(cfg.test_dataloader.dataset)
     load_weights(model, read_checkpoint(checkpoint)["state_dict"], str(checkpoint))
     batch = collate_samples([dataset[index] for index in range(len(dataset))])
@@ -80,19 +82,17 @@ def _draw_curves(axes: Axes, rows: list[dict[str, Any]], names: dict[str, str], 
     axes.legend()
 
 
-def _draw_predictions(grid: SubFigure, inputs: torch.Tensor, labels: torch.Tensor, scores: torch.Tensor, images: int):
+def _draw_predictions(grid: SubFigure, cells: Any, inputs: Any, labels: Any, scores: Any) -> None:
     wrong = (guesses := scores.argmax(1)) != labels
     top1 = 100 * (1 - wrong.float().mean().item())
     grid.suptitle(f"top-1 {top1:.2f} % of {len(labels)} held-out images; {int(wrong.sum())} wrong, shown first in red")
-    chosen = torch.argsort(wrong, descending=True, stable=True)[:images].tolist()
-    for axes in (cells := grid.subplots(-(-images // COLUMNS), COLUMNS, squeeze=False)).flat:
-        axes.set_axis_off()
-    for axes, i in zip(cells.flat, chosen, strict=False):
+    wrong_first = torch.argsort(wrong, descending=True, stable=True).tolist()
+    for axes, i in zip(cells, wrong_first, strict=False):
         image = inputs[i] - inputs[i].amin()
         axes.imshow((image / image.amax()).permute(1, 2, 0), cmap="gray")
-        text = f"{guesses[i]}, not {labels[i]}" if wrong[i] else f"{guesses[i]}"
         if wrong[i]:
             axes.add_patch(Rectangle((-0.5, -0.5), *image.shape[:0:-1], fill=False, edgecolor="red", linewidth=4))
+        text = f"{guesses[i]}, not {labels[i]}" if wrong[i] else f"{guesses[i]}"
         axes.set_title(f"{text} ({scores[i].max():.0%})", fontsize=8, color="red" if wrong[i] else "black")
 
 
