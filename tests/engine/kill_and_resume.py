@@ -33,7 +33,8 @@ def start(work_dir: Path, **interruption: object) -> int:
     if pid:
         return pid
     torch.set_num_threads(1)
-    cfg = load_config(Path(__file__).with_name("tiny_config.py"), work_dir)
+    workers = {"train_dataloader.num_workers": 1, "train_dataloader.persistent_workers": True}
+    cfg = load_config(Path(__file__).with_name("tiny_config.py"), work_dir, cfg_options=workers)
     cfg.resume = True
     cfg.custom_hooks = [*cfg.custom_hooks, {"type": "tiny_data.Interrupt", "kill": True, **interruption}]
     Runner.from_cfg(cfg).train()
