@@ -18,7 +18,5 @@ default_hooks = dict(
 log_processor = dict(type=Progress, window_size=10)
 # Without the tensorboard package only the JSON file is written.
 visualizer = dict(type=Visualizer, vis_backends=[dict(type=LocalVisBackend), dict(type=TensorboardVisBackend)])
-# File descriptors are few and images many: share tensors between processes through files.
-env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0))
 randomness = dict(seed=0)
 amp = None

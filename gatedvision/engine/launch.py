@@ -54,6 +54,7 @@ def train(
         ValueError: the config, an option or a checkpoint does not fit.
     """
     cfg = load_config(config, work_dir, amp, cfg_options, seed)
+    _require(cfg, config, "model", "train_dataloader", "train_cfg", "optim_wrapper")
     if resume:
         cfg.resume = True
         cfg.load_from = None if resume is True else str(resume)
@@ -101,12 +102,13 @@ def evaluate(
         ValueError: the config or an option does not fit.
     """
     cfg = load_config(config, work_dir, amp, cfg_options, seed)
+    _require(cfg, config, "model", "test_dataloader", "test_evaluator", "test_cfg")
     if checkpoint.is_dir():
         folder, found = checkpoint, find_last_checkpoint(checkpoint)
         if found is None:
             raise CheckpointError(f"no checkpoint in {folder}")
         checkpoint = found
-    # Before data and model are built: a wrong path should not take a minute to show.
+    # Before the model is built: a wrong path should show at once.
     saved = read_checkpoint(checkpoint)
     cfg.load_from, cfg.resume, cfg.weights = str(checkpoint), False, weights
     # The training part would only be built to be thrown away.
@@ -119,6 +121,8 @@ def evaluate(
         if compile or cfg.get("compile"):
             runner.cfg.compile = cfg.get("compile") or True
             runner._maybe_compile("test_step")
+        # Before the data, which may take minutes to open.
+        runner.load_or_resume()
         metrics = runner.test()
         dataset: Any = runner.test_dataloader.dataset
         which = select_weights(saved, weights)[1]
@@ -219,6 +223,17 @@ def _check_keys(cfg: Config, path: Path) -> None:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "names of your own start with '_'"
             raise ValueError(f"unknown key {key!r} in {path} or --cfg-options; {hint}")
+
+
+def _require(cfg: Config, path: Path, *keys: str) -> None:
+    """Refuse a config that lacks a part.
+
+    Raises:
+        ValueError: it does.
+    """
+    missing = [key for key in keys if cfg.get(key) is None]
+    if missing:
+        raise ValueError(f"{path} does not define {', '.join(missing)}")
 
 
 def _print_report(report: dict[str, Any]) -> None:

@@ -142,7 +142,7 @@ class Runner(mmengine.runner.Runner):
             if not options.pop("by_epoch", True):
                 raise ValueError("train_cfg: training is by epochs, so give by_epoch=True and max_epochs")
             loop = {"type": TrainLoop, **options}
-        return super().build_train_loop(loop)
+        return _with_fitting_classes(super().build_train_loop(loop))
 
     def build_val_loop(self, loop: Any) -> Any:
         """Build the validation loop.
@@ -153,7 +153,8 @@ class Runner(mmengine.runner.Runner):
         Returns:
             The loop.
         """
-        return super().build_val_loop({"type": ValLoop, **loop} if isinstance(loop, dict) else loop)
+        loop = super().build_val_loop({"type": ValLoop, **loop} if isinstance(loop, dict) else loop)
+        return _with_fitting_classes(loop)
 
     def build_test_loop(self, loop: Any) -> Any:
         """Build the evaluation loop.
@@ -164,7 +165,8 @@ class Runner(mmengine.runner.Runner):
         Returns:
             The loop.
         """
-        return super().build_test_loop({"type": TestLoop, **loop} if isinstance(loop, dict) else loop)
+        loop = super().build_test_loop({"type": TestLoop, **loop} if isinstance(loop, dict) else loop)
+        return _with_fitting_classes(loop)
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimizer, in the precision of the config and with two groups of parameters.
@@ -282,3 +284,20 @@ class Runner(mmengine.runner.Runner):
         }
         table = "\n".join(f"    {name:10} {value}" for name, value in facts.items())
         self.logger.info(f"environment:\n{table}\nconfig:\n{self.cfg.pretty_text}")
+
+
+def _with_fitting_classes(loop: Any) -> Any:
+    """Return the loop if its data have as many classes as the model.
+
+    Raises:
+        ValueError: they have not. A GPU would stop at the first label out of range without naming it, and labels of
+            another set of classes would pass for wrong predictions.
+    """
+    classes = getattr(loop.dataloader.dataset, "metainfo", {}).get("classes")
+    num_classes = getattr(unwrap(loop.runner.model), "num_classes", None)
+    if classes is not None and num_classes is not None and len(classes) != num_classes:
+        raise ValueError(
+            f"the data have {len(classes)} classes and the model {num_classes}; "
+            f"set model.backbone.num_classes={len(classes)}"
+        )
+    return loop

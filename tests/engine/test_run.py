@@ -159,6 +159,28 @@ def test_precision_is_checked():
         assert torch.ones(2, 2).mm(torch.ones(2, 2)).dtype == torch.float32
 
 
+def test_float16_scales_the_loss_and_leaves_out_steps_that_overflow(monkeypatch):
+    # On a CPU, where float16 is no use but the arithmetic of the scale is the same.
+    monkeypatch.setattr("gatedvision.engine.amp.check_amp", lambda amp: None)
+    monkeypatch.setattr("gatedvision.engine.amp.get_device", lambda: "cpu")
+    weight = nn.Parameter(torch.ones(2))
+
+    def wrap() -> AmpOptimWrapper:
+        return AmpOptimWrapper(amp="fp16", optimizer=torch.optim.SGD([weight], lr=1.0), clip_grad={"max_norm": 1.0})
+
+    wrapper = wrap()
+    scale = wrapper.scaler.get_scale()
+    # A gradient of norm 5, clipped to 1 after the scale is taken out.
+    wrapper.update_params((weight * torch.tensor([3.0, 4.0])).sum())
+    torch.testing.assert_close(weight.data, torch.tensor([0.4, 0.2]))
+    wrapper.update_params((weight * float("inf")).sum())
+    torch.testing.assert_close(weight.data, torch.tensor([0.4, 0.2]))
+    assert wrapper.scaler.get_scale() == scale / 2
+    resumed = wrap()
+    resumed.load_state_dict(to_plain(wrapper.state_dict()))
+    assert resumed.scaler.get_scale() == scale / 2
+
+
 def test_compiled_run_saves_the_same_names_and_gradient_norms(build_run, tmp_path):
     options = {"train_cfg.max_epochs": 1, "model.backbone.drop_path_rate": 0.0, "model.backbone.drop_rate": 0.0}
     build_run(tmp_path / "plain", options=options).train()

@@ -20,6 +20,7 @@ class TinyImages(Dataset[dict[str, Any]]):
         generator = torch.Generator().manual_seed(0)
         self.labels = [index % num_classes for index in range(length)]
         self.images = torch.randn(length, 3, 8, 8, generator=generator) + torch.tensor(self.labels)[:, None, None, None]
+        self.metainfo = {"classes": [str(label) for label in range(num_classes)]}
         self.noise = noise
         self.broken = broken
 
