@@ -3,9 +3,8 @@
 import difflib
 import inspect
 import json
-import os
+import logging
 import sys
-import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal, NoReturn
 import mmengine.runner
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
+from mmengine.logging import MMLogger
 
 from gatedvision.engine.amp import check_amp
 from gatedvision.engine.checkpoint_file import CheckpointError, find_last_checkpoint, read_checkpoint, select_weights
@@ -187,7 +187,8 @@ def load_config(
 def exit_with_message(function: Callable[..., Any], **kwargs: Any) -> None:
     """Call a function of this module from a command line: one line on stderr and exit code 2 for a mistake of the user.
 
-    Any other exception is a defect and keeps its traceback; ``GATEDVISION_TRACEBACK=1`` shows it for mistakes too.
+    The log file of the run keeps the traceback, in case it was no mistake. Any other exception is a defect and shows
+    its own.
 
     Args:
         function: what to call.
@@ -198,9 +199,16 @@ def exit_with_message(function: Callable[..., Any], **kwargs: Any) -> None:
     try:
         function(**kwargs)
     except _MISTAKES as error:
-        if os.environ.get("GATEDVISION_TRACEBACK"):
-            traceback.print_exc()
+        _log_traceback()
         _fail(error)
+
+
+def _log_traceback() -> None:
+    logger = MMLogger.get_current_instance()
+    record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "stopped", (), sys.exc_info())
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_resume import assert_same
+from compare import assert_same
 from two_processes import CONFIG, SAME_EVERYWHERE
 
 from gatedvision.engine.checkpoint_file import read_checkpoint

@@ -80,6 +80,12 @@ def test_float16_without_a_gpu_is_one_line(fails_with, tmp_path):
     fails_with("amp fp16 needs a GPU", "train", CONFIG, "--work-dir", tmp_path, "--amp", "fp16")
 
 
+def test_the_log_keeps_the_traceback_of_a_mistake(run_tool, tmp_path):
+    run_tool("train", CONFIG, "--work-dir", tmp_path, "--cfg-options", "model.backbone.num_clases=2")
+    [log] = tmp_path.glob("*/*.log")
+    assert "Traceback (most recent call last)" in log.read_text()
+
+
 def test_a_config_that_does_not_load_is_one_line(fails_with, tmp_path):
     config = tmp_path / "broken.py"
     config.write_text("model = dict(")
