@@ -20,6 +20,8 @@ SAME_EVERYWHERE = {
     "model.backbone.drop_rate": 0.0,
     "train_dataloader.drop_last": True,
     "train_cfg.max_epochs": 2,
+    # By the whole batch, which is the same.
+    "auto_scale_lr.enable": True,
 }
 
 
