@@ -37,10 +37,11 @@ def num_programs(device: torch.device, num_blocks: int) -> int:
 
     None for no rows: Triton launches nothing on an empty grid, and a sum over no programs is zero.
     """
-    return min(num_blocks, PROGRAMS_PER_MULTIPROCESSOR * _multiprocessors(device))
+    return min(num_blocks, PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(device))
 
 
 @functools.lru_cache
-def _multiprocessors(device: torch.device) -> int:
+def multiprocessors(device: torch.device) -> int:
+    """Count the multiprocessors of a GPU."""
     # On the CPU, where the interpreter runs programs one by one, a single one is as good as many.
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

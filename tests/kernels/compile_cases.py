@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any
 
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -75,10 +76,37 @@ def swiglu_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     yield Case("swiglu backward", module("swiglu")._backward_kernel, dtype, {}, constants)
 
 
+def bidirectional_gla_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    forward = module("bidirectional_gla.forward")._forward_kernel
+    backward = module("bidirectional_gla.backward")._backward_kernel
+    states = module("bidirectional_gla.states")._states_kernel
+    operand = tl.bfloat16 if dtype == "bf16" else tl.float32
+    precision = "ieee" if dtype == "bf16" or target.backend == "hip" else {"fp32": "tf32x3", "fp16": "tf32"}[dtype]
+    carried = "*bf16" if dtype == "bf16" else "*fp32"
+    types = {"scale": "fp32", "states_ptr": carried, "adjoints_ptr": carried, "sum_ptr": "*fp32", "decay_ptr": "*fp32"}
+    # The widths of ViG in the dtype it trains in; elsewhere the least ones, as wide ones take long.
+    wide = {"K": 32, "V": 64} if dtype == "bf16" else {"K": 16, "V": 32}
+    shared = wide | {"OPERAND": operand, "PRECISION": precision, "GATE": operand}
+    shared |= {"GATE_PRECISION": precision, "FLUSH": target.backend == "cuda"}
+    sums = {"BLOCK_V": wide["V"], "ADJOINT": True, "SUM_SEGMENTS": True, "C": 64}
+    walk = {"BLOCK_V": wide["V"], "ADJOINT": False, "SUM_SEGMENTS": False, "C": 16}
+    yield Case("bidirectional_gla sums", states, dtype, types, shared | sums, num_warps=2)
+    yield Case("bidirectional_gla states", states, dtype, types, shared | walk, num_warps=1)
+    shared |= {"C": 16, "LEVELS": 4}
+    exact = "ieee" if target.backend == "hip" else "tf32x3"
+    for many in (True, False):
+        shared["HAS_STATES"] = many
+        name = "several chunks" if many else "one chunk"
+        yield Case(f"bidirectional_gla forward, {name}", forward, dtype, types, dict(shared), num_warps=1)
+        constants = shared | {"BLOCK_V": 32, "SUM_PRECISION": exact}
+        yield Case(f"bidirectional_gla backward, {name}", backward, dtype, types, constants, num_warps=2)
+
+
 OPERATORS: tuple[Callable[[str, GPUTarget], Iterator[Case]], ...] = (
     rms_norm_cases,
     gated_norm_mix_cases,
     swiglu_cases,
+    bidirectional_gla_cases,
 )
 
 

@@ -11,12 +11,16 @@ Shapes: B batch, L tokens, N heads, K query/key width, V value width.
 
 from typing import Optional
 
-import torch
 from torch import Tensor
 
+from gatedvision_kernels._dispatch import use_triton
+from gatedvision_kernels.bidirectional_gla.operator import bidirectional_gla_triton
 from gatedvision_kernels.bidirectional_gla.reference import bidirectional_gla_reference
 
 __all__ = ["bidirectional_gla", "bidirectional_gla_reference"]
+
+KEY_WIDTHS = (16, 32, 64)
+VALUE_WIDTHS = (32, 64, 128)
 
 
 def bidirectional_gla(
@@ -51,4 +55,25 @@ def bidirectional_gla(
     Raises:
         ValueError: if shapes disagree or the backend cannot run on these tensors.
     """
-    return bidirectional_gla_reference(query, key, value, log_decay_forward, log_decay_backward, scale)
+    _check(query, key, value, log_decay_forward, log_decay_backward)
+    tensors = (query, key, value, log_decay_forward, log_decay_backward)
+    supported = query.shape[3] in KEY_WIDTHS and value.shape[3] in VALUE_WIDTHS
+    if backend == "triton" and not supported:
+        raise ValueError(
+            f"backend='triton' has kernels for K in {KEY_WIDTHS} and V in {VALUE_WIDTHS}, "
+            f"got K={query.shape[3]} and V={value.shape[3]}; use backend='auto'"
+        )
+    if use_triton(backend, *tensors) and supported:
+        return bidirectional_gla_triton(*tensors, query.shape[3] ** -0.5 if scale is None else scale)
+    return bidirectional_gla_reference(*tensors, scale)
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor, log_decay_forward: Tensor, log_decay_backward: Tensor) -> None:
+    if query.ndim != 4 or 0 in query.shape[1:]:
+        raise ValueError(f"query must be [B, L, N, K] with at least one token, got {list(query.shape)}")
+    named = {"key": key, "log_decay_forward": log_decay_forward, "log_decay_backward": log_decay_backward}
+    for name, x in named.items():
+        if x.shape != query.shape:
+            raise ValueError(f"{name} must have the shape of query {list(query.shape)}, got {list(x.shape)}")
+    if value.ndim != 4 or value.shape[:3] != query.shape[:3]:
+        raise ValueError(f"value must be [B, L, N, V] beside query {list(query.shape)}, got {list(value.shape)}")

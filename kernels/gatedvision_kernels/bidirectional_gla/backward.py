@@ -1,0 +1,306 @@
+"""Backward kernel of bidirectional gated linear attention: one program per chunk and head.
+
+With A the C x C weights of a chunk, dA_ij = do_i . v_j is pushed through the same levels as in the
+forward pass. The gradient of a log-decay sums q dq - k dk over the tokens on its far side, direction
+by direction: inside the chunk from float32 values, beyond it as the product of the state that leaves
+the chunk with the adjoint state that comes to meet it, so that no rounding adds up over the sequence.
+"""
+# pyright: reportArgumentType=false
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatedvision_kernels._triton import jit, tl, triton
+from gatedvision_kernels.bidirectional_gla._levels import decays, meets
+from gatedvision_kernels.bidirectional_gla.states import CHUNK, state_slots
+
+# On an H100, two warps of at most 168 registers took 223 us for 128 x 196 tokens of 6 heads, K = 32 and
+# V = 64 in bfloat16; without the limit 261 us, and one warp 229 us.
+LAUNCH = {"num_warps": 2} | ({} if torch.version.hip else {"maxnreg": 168})
+
+
+@jit
+def _differentiate_one_way(
+    q,
+    k,
+    log_decay,
+    dweights,  # [C, C] queries by keys
+    dweights_t,  # [C, C] keys by queries
+    weights_t,  # [C, C] keys by queries, one triangle filled here
+    v_ptr,  # [C, BLOCK_V], first columns of the chunk's values
+    do_ptr,  # [C, BLOCK_V], likewise
+    inside,
+    state_ptr,  # [K, BLOCK_V], first columns of the state that enters the chunk
+    leaving_ptr,  # likewise of the state that leaves it
+    leaves,  # whether there is a chunk to leave to
+    adjoint_ptr,  # likewise of the adjoint state that enters from there
+    r,
+    HAS_STATES: tl.constexpr,
+    REVERSE: tl.constexpr,
+    V: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    LEVELS: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    GATE_PRECISION: tl.constexpr,
+    SUM_PRECISION: tl.constexpr,
+    FLUSH: tl.constexpr,
+):
+    """Return dq, dk and the log-decay's gradient of one direction, its decayed keys and weights_t."""
+    dq = tl.zeros(q.shape, tl.float32)
+    dk = tl.zeros(q.shape, tl.float32)
+    for level in range(LEVELS):
+        inward, outward = decays(log_decay, r, level, REVERSE, GATE_PRECISION, FLUSH)
+        q_level = (q * inward).to(OPERAND)
+        k_level = (k * outward).to(OPERAND)
+        pairs = meets(r[:, None], r[None, :], level, REVERSE)
+        pairs_t = meets(r[None, :], r[:, None], level, REVERSE)
+        product = tl.dot(k_level, tl.trans(q_level), input_precision=PRECISION)
+        weights_t = tl.where(pairs_t, product, weights_t)
+        dq += tl.dot(tl.where(pairs, dweights, 0.0), k_level, input_precision=PRECISION) * inward
+        dk += tl.dot(tl.where(pairs_t, dweights_t, 0.0), q_level, input_precision=PRECISION) * outward
+
+    inward, outward = decays(log_decay, r, LEVELS, REVERSE, GATE_PRECISION, FLUSH)
+    beyond = tl.zeros([q.shape[1]], tl.float32)
+    if HAS_STATES:
+        dq_level = tl.zeros(q.shape, tl.float32)
+        dk_level = tl.zeros(q.shape, tl.float32)
+        for column in range(0, V, BLOCK_V):
+            v = tl.load(v_ptr + column, mask=inside, other=0.0).to(OPERAND)
+            do = tl.load(do_ptr + column, mask=inside, other=0.0).to(OPERAND)
+            state = tl.load(state_ptr + column).to(OPERAND)
+            adjoint = tl.load(adjoint_ptr + column)
+            leaving = tl.load(leaving_ptr + column, mask=leaves, other=0.0)
+            beyond += tl.sum(leaving.to(tl.float32) * adjoint.to(tl.float32), 1)
+            dq_level = tl.dot(do, tl.trans(state), dq_level, input_precision=PRECISION)
+            dk_level = tl.dot(v, tl.trans(adjoint.to(OPERAND)), dk_level, input_precision=PRECISION)
+        dq += dq_level * inward
+        dk += dk_level * outward
+    # Nothing is rounded before this difference, in which most of both terms cancels.
+    passed = (r[:, None] >= r[None, :]) if REVERSE else (r[:, None] <= r[None, :])
+    dlog_decay = tl.dot(passed.to(tl.float32), q * dq - k * dk, input_precision=SUM_PRECISION) + beyond[None, :]
+    return dq, dk, dlog_decay, (k * outward).to(OPERAND), weights_t
+
+
+@jit
+def _backward_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    log_decay_forward_ptr,
+    log_decay_backward_ptr,
+    do_ptr,
+    states_ptr,  # [2, B * N, slots, K, V]
+    adjoints_ptr,  # [2, B * N, slots, K, V]
+    dq_ptr,  # [B, L, N, K], contiguous, as are the gradients below
+    dk_ptr,
+    dv_ptr,  # [B, L, N, V]
+    dforward_ptr,
+    dbackward_ptr,
+    scale,
+    length,
+    heads,
+    stride_q,  # between tokens, as the strides below
+    stride_k,
+    stride_v,
+    stride_f,
+    stride_b,
+    stride_o,
+    chunks,
+    slots,
+    HAS_STATES: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    C: tl.constexpr,
+    LEVELS: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    GATE: tl.constexpr,
+    GATE_PRECISION: tl.constexpr,
+    SUM_PRECISION: tl.constexpr,
+    FLUSH: tl.constexpr,
+):
+    chunk = tl.program_id(0) % chunks
+    row = (tl.program_id(0) // chunks).to(tl.int64)
+    batch = row // heads
+    head = row % heads
+    r = tl.arange(0, C)
+    d_k = tl.arange(0, K)
+    d_v = tl.arange(0, BLOCK_V)
+    t = (chunk * C + r).to(tl.int64)[:, None]
+    inside = t < length
+    at_k = d_k[None, :]
+    at_v = d_v[None, :]
+    q_ptr += batch * length * stride_q + head * K
+    k_ptr += batch * length * stride_k + head * K
+    v_ptr += batch * length * stride_v + head * V
+    do_ptr += batch * length * stride_o + head * V
+    log_decay_forward_ptr += batch * length * stride_f + head * K
+    log_decay_backward_ptr += batch * length * stride_b + head * K
+    q = tl.load(q_ptr + t * stride_q + at_k, mask=inside, other=0.0).to(OPERAND)
+    k = tl.load(k_ptr + t * stride_k + at_k, mask=inside, other=0.0).to(OPERAND)
+    log_decay_forward = tl.load(log_decay_forward_ptr + t * stride_f + at_k, mask=inside, other=0.0).to(GATE)
+    log_decay_backward = tl.load(log_decay_backward_ptr + t * stride_b + at_k, mask=inside, other=0.0).to(GATE)
+    v_ptr += t * stride_v + at_v
+    do_ptr += t * stride_o + at_v
+
+    # Each matrix and its transpose come from products of their own: a transposed result of a product
+    # must not feed another one (miscompiled on Hopper).
+    dweights = tl.zeros([C, C], tl.float32)
+    dweights_t = tl.zeros([C, C], tl.float32)
+    for column in range(0, V, BLOCK_V):
+        v = tl.load(v_ptr + column, mask=inside, other=0.0).to(OPERAND)
+        do = tl.load(do_ptr + column, mask=inside, other=0.0).to(OPERAND)
+        dweights = tl.dot(do, tl.trans(v), dweights, input_precision=PRECISION)
+        dweights_t = tl.dot(v, tl.trans(do), dweights_t, input_precision=PRECISION)
+    dweights = dweights.to(OPERAND)
+    dweights_t = dweights_t.to(OPERAND)
+    # Both directions give the diagonal its full weight; it does not touch the gates.
+    same = r[:, None] == r[None, :]
+    weights_t = tl.where(same, 2.0 * tl.dot(k, tl.trans(q), input_precision=PRECISION), 0.0)
+    dq = 2.0 * tl.dot(tl.where(same, dweights, 0.0), k, input_precision=PRECISION)
+    dk = 2.0 * tl.dot(tl.where(same, dweights_t, 0.0), q, input_precision=PRECISION)
+
+    state_ptr = states_ptr + (row * slots + chunk) * K * V + d_k[:, None] * V + at_v
+    adjoint_ptr = adjoints_ptr + (row * slots + chunk) * K * V + d_k[:, None] * V + at_v
+    other = (tl.num_programs(0) // chunks).to(tl.int64) * slots * K * V
+    dq_forward, dk_forward, dforward, k_forward, weights_t = _differentiate_one_way(
+        q,
+        k,
+        log_decay_forward,
+        dweights,
+        dweights_t,
+        weights_t,
+        v_ptr,
+        do_ptr,
+        inside,
+        state_ptr,
+        state_ptr + K * V,
+        chunk + 1 < chunks,
+        adjoint_ptr,
+        r,
+        HAS_STATES,
+        False,
+        V,
+        BLOCK_V,
+        LEVELS,
+        OPERAND,
+        PRECISION,
+        GATE_PRECISION,
+        SUM_PRECISION,
+        FLUSH,
+    )
+    out_k = ((batch * length + t) * heads + head) * K + at_k
+    tl.store(dforward_ptr + out_k, (dforward * scale).to(dforward_ptr.dtype.element_ty), mask=inside)
+    dq_backward, dk_backward, dbackward, k_backward, weights_t = _differentiate_one_way(
+        q,
+        k,
+        log_decay_backward,
+        dweights,
+        dweights_t,
+        weights_t,
+        v_ptr,
+        do_ptr,
+        inside,
+        state_ptr + other,
+        state_ptr + other - K * V,
+        chunk > 0,
+        adjoint_ptr + other,
+        r,
+        HAS_STATES,
+        True,
+        V,
+        BLOCK_V,
+        LEVELS,
+        OPERAND,
+        PRECISION,
+        GATE_PRECISION,
+        SUM_PRECISION,
+        FLUSH,
+    )
+    tl.store(dbackward_ptr + out_k, (dbackward * scale).to(dbackward_ptr.dtype.element_ty), mask=inside)
+    dq += dq_forward + dq_backward
+    dk += dk_forward + dk_backward
+    tl.store(dq_ptr + out_k, (dq * scale).to(dq_ptr.dtype.element_ty), mask=inside)
+    tl.store(dk_ptr + out_k, (dk * scale).to(dk_ptr.dtype.element_ty), mask=inside)
+
+    dv_ptr += ((batch * length + t) * heads + head) * V + at_v
+    for column in range(0, V, BLOCK_V):
+        do = tl.load(do_ptr + column, mask=inside, other=0.0).to(OPERAND)
+        dv = tl.dot(weights_t.to(OPERAND), do, input_precision=PRECISION)
+        if HAS_STATES:
+            adjoint = tl.load(adjoint_ptr + column).to(OPERAND)
+            dv = tl.dot(k_forward, adjoint, dv, input_precision=PRECISION)
+            adjoint = tl.load(adjoint_ptr + other + column).to(OPERAND)
+            dv = tl.dot(k_backward, adjoint, dv, input_precision=PRECISION)
+        tl.store(dv_ptr + column, (dv * scale).to(dv_ptr.dtype.element_ty), mask=inside)
+
+
+def differentiate(
+    doutput: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_decay_forward: Tensor,
+    log_decay_backward: Tensor,
+    states: Tensor,
+    adjoints: Tensor,
+    scale: float,
+    *,
+    formats: dict[str, Any],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Launch the backward kernel over the states of both passes.
+
+    Args:
+        doutput: ``[B, L, N, V]`` gradient of the output; each token's heads contiguous, as of the next five.
+        query: ``[B, L, N, K]``.
+        key: ``[B, L, N, K]``.
+        value: ``[B, L, N, V]``.
+        log_decay_forward: ``[B, L, N, K]``.
+        log_decay_backward: ``[B, L, N, K]``.
+        states: ``[2, B * N, slots, K, V]`` of keys and values; not read if the sequence is one chunk.
+        adjoints: ``[2, B * N, slots, K, V]`` of queries and output gradients; likewise.
+        scale: factor of the sum of both directions.
+        formats: the kernels' constants of their matrix products.
+
+    Returns:
+        Gradients of query, key, value and both log-decays, each in its own shape and dtype.
+    """
+    batch, length, heads, width = query.shape
+    chunks = triton.cdiv(length, CHUNK)
+    inputs = (query, key, value, log_decay_forward, log_decay_backward)
+    gradients = [x.new_empty(x.shape) for x in inputs]
+    _backward_kernel[(batch * heads * chunks,)](
+        *inputs,
+        doutput,
+        states,
+        adjoints,
+        *gradients,
+        scale,
+        length,
+        heads,
+        query.stride(1),
+        key.stride(1),
+        value.stride(1),
+        log_decay_forward.stride(1),
+        log_decay_backward.stride(1),
+        doutput.stride(1),
+        chunks,
+        state_slots(length),
+        HAS_STATES=chunks > 1,
+        K=width,
+        V=value.shape[3],
+        BLOCK_V=32,
+        C=CHUNK,
+        LEVELS=CHUNK.bit_length() - 1,
+        **formats,
+        SUM_PRECISION="ieee" if torch.version.hip is not None else "tf32x3",
+        num_warps=2,
+    )
+    dquery, dkey, dvalue, dforward, dbackward = gradients
+    return dquery, dkey, dvalue, dforward, dbackward

@@ -1,0 +1,171 @@
+"""The kernels of bidirectional gated linear attention as one differentiable operator.
+
+Two doors lead to the same launches. Compilers see a custom operator, opaque to them. An eager call
+goes through an autograd function, which costs the host a third of the time.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from gatedvision_kernels._dispatch import interpreting
+from gatedvision_kernels._rows import as_rows
+from gatedvision_kernels._triton import tl
+from gatedvision_kernels.bidirectional_gla.backward import differentiate
+from gatedvision_kernels.bidirectional_gla.forward import attend
+from gatedvision_kernels.bidirectional_gla.states import CHUNK, new_states, write_states
+
+
+@lru_cache
+def _formats(matrix: tuple[torch.dtype, ...], gates: tuple[torch.dtype, ...]) -> dict[str, Any]:
+    """Return the kernels' constants for inputs of these dtypes."""
+    operand, precision = _lossless(matrix)
+    gate, gate_precision = _lossless(gates)
+    return {
+        "OPERAND": operand,
+        "PRECISION": precision,
+        "GATE": gate,
+        "GATE_PRECISION": gate_precision,
+        "FLUSH": torch.version.hip is None and not interpreting(),
+    }
+
+
+def _lossless(dtypes: tuple[torch.dtype, ...]) -> tuple[tl.dtype, str]:
+    """Return the operand dtype and precision in which a matrix product loses nothing of its inputs."""
+    if all(dtype == torch.bfloat16 for dtype in dtypes) and not interpreting():
+        return tl.bfloat16, "ieee"
+    if torch.version.hip is not None or interpreting():
+        return tl.float32, "ieee"
+    # tf32 has the mantissa of float16 and the range of float32, which decayed sums may need.
+    return tl.float32, "tf32x3" if torch.float32 in dtypes else "tf32"
+
+
+def _formats_of(query: Tensor, key: Tensor, value: Tensor, forward: Tensor, backward: Tensor) -> dict[str, Any]:
+    return _formats((query.dtype, key.dtype, value.dtype), (forward.dtype, backward.dtype))
+
+
+def _packed(x: Tensor) -> Tensor:
+    """Return ``[B, L, N, D]`` with each token's heads adjacent and all tokens at one distance, ``stride(1)``."""
+    stride_b, stride_l, stride_n, stride_d = x.stride()
+    if stride_d == 1 and stride_n == x.shape[3] and stride_b == x.shape[1] * stride_l and x.shape[1] > 1:
+        return x
+    return as_rows(x.flatten(2)).view(x.shape)
+
+
+def _run_forward(
+    query: Tensor, key: Tensor, value: Tensor, log_decay_forward: Tensor, log_decay_backward: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Return the output and the states that enter each chunk, which the backward pass needs."""
+    formats = _formats_of(query, key, value, log_decay_forward, log_decay_backward)
+    states = new_states(key, value, formats)
+    if value.numel() == 0:
+        return value.new_empty(value.shape), states
+    query, key, value = _packed(query), _packed(key), _packed(value)
+    gates = (_packed(log_decay_forward), _packed(log_decay_backward))
+    with torch.cuda.device_of(query):
+        if query.shape[1] > CHUNK:
+            write_states(key, value, *gates, states, adjoint=False, formats=formats)
+        return attend(query, key, value, *gates, states, scale / 2, formats=formats), states
+
+
+def _run_backward(
+    doutput: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_decay_forward: Tensor,
+    log_decay_backward: Tensor,
+    states: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of the five inputs."""
+    inputs = (query, key, value, log_decay_forward, log_decay_backward)
+    if value.numel() == 0:
+        q, k, v, f, b = [x.new_zeros(x.shape) for x in inputs]
+        return q, k, v, f, b
+    formats = _formats_of(*inputs)
+    doutput, query, key, value = _packed(doutput), _packed(query), _packed(key), _packed(value)
+    gates = (_packed(log_decay_forward), _packed(log_decay_backward))
+    adjoints = torch.empty_like(states)
+    with torch.cuda.device_of(query):
+        if query.shape[1] > CHUNK:
+            write_states(query, doutput, *gates, adjoints, adjoint=True, formats=formats)
+        return differentiate(doutput, query, key, value, *gates, states, adjoints, scale / 2, formats=formats)
+
+
+class EagerBidirectionalGLA(torch.autograd.Function):
+    """The operator for eager calls: five tensors and the query's scale to the output."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, *args: Any) -> Tensor:
+        """Run the kernels and keep what the gradients need."""
+        output, states = _run_forward(*args)
+        ctx.save_for_backward(*args[:5], states)
+        ctx.scale = args[5]  # pyright: ignore[reportAttributeAccessIssue]
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the gradients of the five tensors."""
+        return *_run_backward(*grad_outputs, *ctx.saved_tensors, ctx.scale), None
+
+
+# The schemas are spelled out: older releases of torch cannot infer them from postponed annotations.
+compiled_bidirectional_gla = torch.library.custom_op(
+    "gatedvision::bidirectional_gla",
+    _run_forward,
+    mutates_args=(),
+    schema="(Tensor query, Tensor key, Tensor value, Tensor log_decay_forward, Tensor log_decay_backward, "
+    "float scale) -> (Tensor, Tensor)",
+)
+_compiled_backward = torch.library.custom_op(
+    "gatedvision::bidirectional_gla_backward",
+    _run_backward,
+    mutates_args=(),
+    schema="(Tensor doutput, Tensor query, Tensor key, Tensor value, Tensor log_decay_forward, "
+    "Tensor log_decay_backward, Tensor states, float scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+
+
+@compiled_bidirectional_gla.register_fake
+def _(query, key, value, log_decay_forward, log_decay_backward, scale):
+    formats = _formats_of(query, key, value, log_decay_forward, log_decay_backward)
+    return value.new_empty(value.shape), new_states(key, value, formats)
+
+
+@_compiled_backward.register_fake
+def _(doutput, query, key, value, log_decay_forward, log_decay_backward, states, scale):
+    q, k, v, f, b = [x.new_empty(x.shape) for x in (query, key, value, log_decay_forward, log_decay_backward)]
+    return q, k, v, f, b
+
+
+def _setup_context(ctx, inputs, output):
+    *tensors, scale = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.scale = scale
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx, doutput, _dstates):
+    return *_compiled_backward(doutput, *ctx.saved_tensors, ctx.scale), None
+
+
+compiled_bidirectional_gla.register_autograd(_backward, setup_context=_setup_context)
+
+
+def bidirectional_gla_triton(
+    query: Tensor, key: Tensor, value: Tensor, log_decay_forward: Tensor, log_decay_backward: Tensor, scale: float
+) -> Tensor:
+    """Run the kernels on checked arguments."""
+    args = (query, key, value, log_decay_forward, log_decay_backward, scale)
+    if torch.compiler.is_compiling():
+        return compiled_bidirectional_gla(*args)[0]
+    output = EagerBidirectionalGLA.apply(*args)
+    assert isinstance(output, Tensor)
+    return output
