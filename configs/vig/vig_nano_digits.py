@@ -28,7 +28,7 @@ model = dict(
     ),
     label_smoothing=0.1,
 )
-train_cfg.max_epochs = 25
+train_cfg.max_epochs = 20
 optim_wrapper.optimizer.lr = 3e-3
 param_scheduler[0].end = 3
 param_scheduler[1].begin = 3
