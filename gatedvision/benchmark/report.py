@@ -1,0 +1,81 @@
+"""What a benchmark found, as a Markdown table and as JSON."""
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gatedvision.benchmark.timing import Spread
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+Cell = str | float | Spread | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table and where it was measured.
+
+    Args:
+        title: precision and shape of what was measured.
+        rows: one dictionary per row, all with the same keys: the columns.
+    """
+
+    title: str
+    rows: list[dict[str, Any]]
+
+    def to_markdown(self, command: str) -> str:
+        """Return one line with device, versions, title and command, and the table below it."""
+        columns = list(self.rows[0])
+        lines = [columns, ["---"] * len(columns), *([_text(row[name]) for name in columns] for row in self.rows)]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"{device_name()}; {_versions_line()}; {self.title}; `{command}`\n\n{table}"
+
+    def write_json(self, path: Path, command: str) -> None:
+        """Write the same, unrounded, as JSON; a spread has ``median``, ``low`` and ``high``."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "device": device_name(),
+            "versions": package_versions(),
+            "title": self.title,
+            "command": command,
+            "rows": self.rows,
+        }
+        path.write_text(json.dumps(content, indent=2, default=asdict) + "\n")
+
+
+def current_device() -> torch.device:
+    """Return the GPU where there is one, and the CPU otherwise."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name() -> str:
+    """Name the device that is measured."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def package_versions() -> dict[str, str | None]:
+    """Return the versions of the packages that decide the speed, ``None`` for one that is missing."""
+    versions: dict[str, str | None] = {"torch": torch.__version__}
+    for package in ("triton", "timm", "fla-core"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _versions_line() -> str:
+    return ", ".join(f"{name} {number or 'not installed'}" for name, number in package_versions().items())
+
+
+def _text(cell: Cell) -> str:
+    if cell is None:
+        return "n/a"
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
