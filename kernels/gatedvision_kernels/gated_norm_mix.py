@@ -12,6 +12,7 @@ Shapes: V width of a row, R rows (batch, tokens and heads together), P programs 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gatedvision_kernels._dispatch import use_triton
-from gatedvision_kernels._rows import as_rows, num_programs, tile_of
-from gatedvision_kernels._triton import jit, tl, triton
+from gatedvision_kernels._rows import as_rows, ceil_div, num_programs, tile_of
+from gatedvision_kernels._triton import jit, tl
+from gatedvision_kernels._two_ways import two_ways
 
 ACTIVATIONS = ("identity", "silu")
 # Seven tiles are live at once in the backward kernel; half the usual size keeps them in registers.
@@ -74,7 +76,7 @@ def gated_norm_mix(
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
     if use_triton(backend, *tensors):
-        return torch.ops.gatedvision.gated_norm_mix(*tensors, eps, activation)
+        return _run(*tensors, eps, activation)
     return gated_norm_mix_reference(*tensors, eps, activation)
 
 
@@ -207,13 +209,7 @@ def _backward_kernel(
     tl.store(grad_weights_ptr + offsets, tl.sum(grad_local_weight, axis=0)[None, :], mask=columns < WIDTH)
 
 
-@torch.library.custom_op(
-    "gatedvision::gated_norm_mix",
-    mutates_args=(),
-    schema="(Tensor global_branch, Tensor local_branch, Tensor gate, Tensor global_weight, Tensor local_weight, "
-    "float eps, str activation) -> Tensor",
-)
-def _gated_norm_mix(
+def _forward(
     global_branch: Tensor,
     local_branch: Tensor,
     gate: Tensor,
@@ -227,7 +223,7 @@ def _gated_norm_mix(
     num_rows, width = a.shape
     tile = tile_of(width, TILE_ELEMENTS)
     with torch.cuda.device_of(a):
-        _forward_kernel[(triton.cdiv(num_rows, tile["BLOCK_ROWS"]),)](
+        _forward_kernel[(ceil_div(num_rows, tile["BLOCK_ROWS"]),)](
             a,
             b,
             gate,
@@ -246,13 +242,7 @@ def _gated_norm_mix(
     return y
 
 
-@torch.library.custom_op(
-    "gatedvision::gated_norm_mix_backward",
-    mutates_args=(),
-    schema="(Tensor grad_y, Tensor global_branch, Tensor local_branch, Tensor gate, Tensor global_weight, "
-    "Tensor local_weight, float eps, str activation) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-def _gated_norm_mix_backward(
+def _backward(
     grad_y: Tensor,
     global_branch: Tensor,
     local_branch: Tensor,
@@ -266,7 +256,7 @@ def _gated_norm_mix_backward(
     grad_y, a, b, gate = (as_rows(t) for t in (grad_y, global_branch, local_branch, gate))
     num_rows, width = a.shape
     tile = tile_of(width, TILE_ELEMENTS)
-    programs = num_programs(a.device, triton.cdiv(num_rows, tile["BLOCK_ROWS"]))
+    programs = num_programs(a.device, ceil_div(num_rows, tile["BLOCK_ROWS"]))
     partial_grad_weights = a.new_empty((2, programs, width), dtype=torch.float32)
     with torch.cuda.device_of(a):
         _backward_kernel[(programs,)](
@@ -295,6 +285,22 @@ def _gated_norm_mix_backward(
     return grad_global, grad_local, grad_gate, grad_global_weight, grad_local_weight
 
 
+_gated_norm_mix = torch.library.custom_op(
+    "gatedvision::gated_norm_mix",
+    _forward,
+    mutates_args=(),
+    schema="(Tensor global_branch, Tensor local_branch, Tensor gate, Tensor global_weight, Tensor local_weight, "
+    "float eps, str activation) -> Tensor",
+)
+_gated_norm_mix_backward = torch.library.custom_op(
+    "gatedvision::gated_norm_mix_backward",
+    _backward,
+    mutates_args=(),
+    schema="(Tensor grad_y, Tensor global_branch, Tensor local_branch, Tensor gate, Tensor global_weight, "
+    "Tensor local_weight, float eps, str activation) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+
+
 @_gated_norm_mix.register_fake
 def _(global_branch: Tensor, *_: Any) -> Tensor:
     return global_branch.new_empty(global_branch.shape)
@@ -310,9 +316,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    backward = torch.ops.gatedvision.gated_norm_mix_backward
+def _differentiate(backward: Callable[..., tuple[Tensor, ...]], ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     return *backward(grad_y, *ctx.saved_tensors, ctx.eps, ctx.activation), None, None
 
 
-_gated_norm_mix.register_autograd(_differentiate, setup_context=_save)
+_run = two_ways(_gated_norm_mix, _forward, _gated_norm_mix_backward, _backward, _save, _differentiate)

@@ -11,14 +11,16 @@ Shapes: D width of a row, R rows (all leading axes together), P programs that sh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gatedvision_kernels._dispatch import use_triton
-from gatedvision_kernels._rows import as_rows, num_programs, tile_of
-from gatedvision_kernels._triton import jit, tl, triton
+from gatedvision_kernels._rows import as_rows, ceil_div, num_programs, tile_of
+from gatedvision_kernels._triton import jit, tl
+from gatedvision_kernels._two_ways import two_ways
 
 
 def rms_norm(x: Tensor, weight: Tensor, *, eps: float = 1e-6, backend: str = "auto") -> Tensor:
@@ -38,7 +40,7 @@ def rms_norm(x: Tensor, weight: Tensor, *, eps: float = 1e-6, backend: str = "au
     """
     _check(x, weight)
     if use_triton(backend, x, weight):
-        return torch.ops.gatedvision.rms_norm(x, weight, eps)
+        return _run_rms_norm(x, weight, eps)
     return rms_norm_reference(x, weight, eps)
 
 
@@ -68,7 +70,7 @@ def add_rms_norm(
             f"got {residual.dtype} {tuple(residual.shape)}"
         )
     if use_triton(backend, x, residual, weight):
-        return torch.ops.gatedvision.add_rms_norm(x, residual, weight, eps)
+        return _run_add_rms_norm(x, residual, weight, eps)
     return add_rms_norm_reference(x, residual, weight, eps)
 
 
@@ -176,7 +178,7 @@ def _forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> 
     num_rows, width = x.shape
     tile = tile_of(width)
     with torch.cuda.device_of(x):
-        _forward_kernel[(triton.cdiv(num_rows, tile["BLOCK_ROWS"]),)](
+        _forward_kernel[(ceil_div(num_rows, tile["BLOCK_ROWS"]),)](
             x,
             residual,
             weight.contiguous(),
@@ -192,30 +194,17 @@ def _forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> 
     return y, total
 
 
-@torch.library.custom_op(
-    "gatedvision::rms_norm", mutates_args=(), schema="(Tensor x, Tensor weight, float eps) -> Tensor"
-)
-def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def _forward_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return _forward(x, None, weight, eps)[0]
 
 
-@torch.library.custom_op(
-    "gatedvision::add_rms_norm",
-    mutates_args=(),
-    schema="(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)",
-)
-def _add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _forward_add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     y, total = _forward(x, residual, weight, eps)
     assert total is not None
     return y, total
 
 
-@torch.library.custom_op(
-    "gatedvision::rms_norm_backward",
-    mutates_args=(),
-    schema="(Tensor grad_y, Tensor? grad_total, Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)",
-)
-def _rms_norm_backward(
+def _backward(
     grad_y: Tensor, grad_total: Tensor | None, x: Tensor, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of what was normalised (plus ``grad_total``) and of the weight."""
@@ -224,7 +213,7 @@ def _rms_norm_backward(
     grad_total = None if grad_total is None else as_rows(grad_total)
     num_rows, width = x.shape
     tile = tile_of(width)
-    programs = num_programs(x.device, triton.cdiv(num_rows, tile["BLOCK_ROWS"]))
+    programs = num_programs(x.device, ceil_div(num_rows, tile["BLOCK_ROWS"]))
     partial_grad_weight = x.new_empty((programs, width), dtype=torch.float32)
     with torch.cuda.device_of(x):
         _backward_kernel[(programs,)](
@@ -243,6 +232,26 @@ def _rms_norm_backward(
             **tile,
         )
     return grad_x, partial_grad_weight.sum(0).to(weight.dtype)
+
+
+_rms_norm = torch.library.custom_op(
+    "gatedvision::rms_norm",
+    _forward_rms_norm,
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, float eps) -> Tensor",
+)
+_add_rms_norm = torch.library.custom_op(
+    "gatedvision::add_rms_norm",
+    _forward_add_rms_norm,
+    mutates_args=(),
+    schema="(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)",
+)
+_rms_norm_backward = torch.library.custom_op(
+    "gatedvision::rms_norm_backward",
+    _backward,
+    mutates_args=(),
+    schema="(Tensor grad_y, Tensor? grad_total, Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)",
+)
 
 
 @_rms_norm.register_fake
@@ -265,9 +274,9 @@ def _save_rms_norm(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tenso
     ctx.save_for_backward(x, weight)
 
 
-def _differentiate_rms_norm(ctx: Any, grad_y: Tensor) -> tuple[Tensor, Tensor, None]:
+def _differentiate_rms_norm(backward: Callable, ctx: Any, grad_y: Tensor) -> tuple[Tensor, Tensor, None]:
     x, weight = ctx.saved_tensors
-    grad_x, grad_weight = torch.ops.gatedvision.rms_norm_backward(grad_y, None, x, weight, ctx.eps)
+    grad_x, grad_weight = backward(grad_y, None, x, weight, ctx.eps)
     return grad_x, grad_weight, None
 
 
@@ -280,15 +289,19 @@ def _save_add_rms_norm(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, float], o
 
 
 def _differentiate_add_rms_norm(
-    ctx: Any, grad_y: Tensor | None, grad_total: Tensor | None
+    backward: Callable, ctx: Any, grad_y: Tensor | None, grad_total: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
     total, weight = ctx.saved_tensors
     if grad_y is None:
         grad, grad_weight = grad_total, None
     else:
-        grad, grad_weight = torch.ops.gatedvision.rms_norm_backward(grad_y, grad_total, total, weight, ctx.eps)
+        grad, grad_weight = backward(grad_y, grad_total, total, weight, ctx.eps)
     return None if grad is None else grad.to(ctx.x_dtype), grad, grad_weight, None
 
 
-_rms_norm.register_autograd(_differentiate_rms_norm, setup_context=_save_rms_norm)
-_add_rms_norm.register_autograd(_differentiate_add_rms_norm, setup_context=_save_add_rms_norm)
+_run_rms_norm = two_ways(
+    _rms_norm, _forward_rms_norm, _rms_norm_backward, _backward, _save_rms_norm, _differentiate_rms_norm
+)
+_run_add_rms_norm = two_ways(
+    _add_rms_norm, _forward_add_rms_norm, _rms_norm_backward, _backward, _save_add_rms_norm, _differentiate_add_rms_norm
+)

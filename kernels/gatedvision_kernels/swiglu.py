@@ -10,6 +10,7 @@ Shapes: I width of a half, R rows (all leading axes together).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gatedvision_kernels._dispatch import use_triton
-from gatedvision_kernels._rows import as_rows, tile_of
-from gatedvision_kernels._triton import jit, tl, triton
+from gatedvision_kernels._rows import as_rows, ceil_div, tile_of
+from gatedvision_kernels._triton import jit, tl
+from gatedvision_kernels._two_ways import two_ways
 
 # Widths such as 704 are no power of two: narrow tiles leave fewer lanes idle at their end.
 MAX_BLOCK_WIDTH = 256
@@ -43,7 +45,7 @@ def swiglu(x: Tensor, *, backend: str = "auto") -> Tensor:
     if not x.is_floating_point():
         raise ValueError(f"x must be floating point, got {x.dtype}")
     if use_triton(backend, x):
-        return torch.ops.gatedvision.swiglu(x)
+        return _run(x)
     return swiglu_reference(x)
 
 
@@ -100,11 +102,10 @@ def _backward_kernel(
 
 def _launch_settings(num_rows: int, width: int) -> tuple[tuple[int, int], dict[str, int]]:
     tile = tile_of(min(width, MAX_BLOCK_WIDTH))
-    return (triton.cdiv(num_rows, tile["BLOCK_ROWS"]), triton.cdiv(width, tile["BLOCK_WIDTH"])), tile
+    return (ceil_div(num_rows, tile["BLOCK_ROWS"]), ceil_div(width, tile["BLOCK_WIDTH"])), tile
 
 
-@torch.library.custom_op("gatedvision::swiglu", mutates_args=(), schema="(Tensor x) -> Tensor")
-def _swiglu(x: Tensor) -> Tensor:
+def _forward(x: Tensor) -> Tensor:
     width = x.shape[-1] // 2
     y = x.new_empty((*x.shape[:-1], width))
     x = as_rows(x)
@@ -114,8 +115,7 @@ def _swiglu(x: Tensor) -> Tensor:
     return y
 
 
-@torch.library.custom_op("gatedvision::swiglu_backward", mutates_args=(), schema="(Tensor grad_y, Tensor x) -> Tensor")
-def _swiglu_backward(grad_y: Tensor, x: Tensor) -> Tensor:
+def _backward(grad_y: Tensor, x: Tensor) -> Tensor:
     grad_x = x.new_empty(x.shape)
     x, grad_y = as_rows(x), as_rows(grad_y)
     width = grad_y.shape[1]
@@ -123,6 +123,12 @@ def _swiglu_backward(grad_y: Tensor, x: Tensor) -> Tensor:
     with torch.cuda.device_of(x):
         _backward_kernel[grid](x, grad_y, grad_x, len(x), x.stride(0), grad_y.stride(0), WIDTH=width, **tile)
     return grad_x
+
+
+_swiglu = torch.library.custom_op("gatedvision::swiglu", _forward, mutates_args=(), schema="(Tensor x) -> Tensor")
+_swiglu_backward = torch.library.custom_op(
+    "gatedvision::swiglu_backward", _backward, mutates_args=(), schema="(Tensor grad_y, Tensor x) -> Tensor"
+)
 
 
 @_swiglu.register_fake
@@ -139,8 +145,8 @@ def _save(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _differentiate(ctx: Any, grad_y: Tensor) -> Tensor:
-    return torch.ops.gatedvision.swiglu_backward(grad_y, *ctx.saved_tensors)
+def _differentiate(backward: Callable[..., Tensor], ctx: Any, grad_y: Tensor) -> Tensor:
+    return backward(grad_y, *ctx.saved_tensors)
 
 
-_swiglu.register_autograd(_differentiate, setup_context=_save)
+_run = two_ways(_swiglu, _forward, _swiglu_backward, _backward, _save, _differentiate)

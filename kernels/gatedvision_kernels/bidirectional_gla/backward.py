@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatedvision_kernels._triton import jit, tl, triton
+from gatedvision_kernels._rows import ceil_div
+from gatedvision_kernels._triton import jit, tl
 from gatedvision_kernels.bidirectional_gla._levels import decays, meets
 from gatedvision_kernels.bidirectional_gla.states import CHUNK, state_slots
 
@@ -272,7 +273,7 @@ def differentiate(
         Gradients of query, key, value and both log-decays, each in its own shape and dtype.
     """
     batch, length, heads, width = query.shape
-    chunks = triton.cdiv(length, CHUNK)
+    chunks = ceil_div(length, CHUNK)
     inputs = (query, key, value, log_decay_forward, log_decay_backward)
     gradients = [x.new_empty(x.shape) for x in inputs]
     _backward_kernel[(batch * heads * chunks,)](

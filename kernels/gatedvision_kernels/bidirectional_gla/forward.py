@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from gatedvision_kernels._triton import jit, tl, triton
+from gatedvision_kernels._rows import ceil_div
+from gatedvision_kernels._triton import jit, tl
 from gatedvision_kernels.bidirectional_gla._levels import decays, meets
 from gatedvision_kernels.bidirectional_gla.states import CHUNK, state_slots
 
@@ -133,7 +134,7 @@ def attend(
         ``[B, L, N, V]`` in the dtype of ``value``.
     """
     batch, length, heads, width = query.shape
-    chunks = triton.cdiv(length, CHUNK)
+    chunks = ceil_div(length, CHUNK)
     output = value.new_empty(value.shape)
     _forward_kernel[(batch * heads * chunks,)](
         query,

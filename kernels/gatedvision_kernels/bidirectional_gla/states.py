@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatedvision_kernels._rows import multiprocessors
-from gatedvision_kernels._triton import jit, tl, triton
+from gatedvision_kernels._rows import ceil_div, multiprocessors
+from gatedvision_kernels._triton import jit, tl
 from gatedvision_kernels.bidirectional_gla._levels import exp
 
 CHUNK = 16
@@ -182,7 +182,7 @@ def write_states(
     rows = batch * heads
     block_v = min(value_width, 64)
     scans = 2 * rows * (value_width // block_v)
-    segments, spans = _cut(scans, triton.cdiv(length, SUM_SPAN), multiprocessors(x.device))
+    segments, spans = _cut(scans, ceil_div(length, SUM_SPAN), multiprocessors(x.device))
     if segments > 1:
         sums = x.new_empty((2, rows, segments, width, value_width), dtype=torch.float32)
         decays = x.new_empty((2, rows, segments, width), dtype=torch.float32)
@@ -206,7 +206,7 @@ def write_states(
             y.stride(1),
             log_decay_forward.stride(1),
             log_decay_backward.stride(1),
-            triton.cdiv(visited, chunk),
+            ceil_div(visited, chunk),
             state_slots(length),
             segments,
             spans * SUM_SPAN // chunk,
@@ -223,6 +223,6 @@ def write_states(
 
 def _cut(scans: int, spans: int, processors: int) -> tuple[int, int]:
     """Cut each scan, so that all together fill the GPU: into how many segments, of how many spans."""
-    per_segment = max(2, spans * scans // (PROGRAMS_PER_PROCESSOR * processors), triton.cdiv(spans, MAX_SEGMENTS))
+    per_segment = max(2, spans * scans // (PROGRAMS_PER_PROCESSOR * processors), ceil_div(spans, MAX_SEGMENTS))
     per_segment = min(spans, per_segment)
-    return triton.cdiv(spans, per_segment), per_segment
+    return ceil_div(spans, per_segment), per_segment

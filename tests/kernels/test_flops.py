@@ -1,0 +1,19 @@
+"""What flop counters see where the operator is one call: in exported and compiled graphs."""
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import gatedvision_kernels  # noqa: F401  registers the operators
+
+BATCH, TOKENS, HEADS, K, V = 2, 196, 3, 32, 64
+
+
+def test_forward_and_backward_count_the_recurrence():
+    widths = (K, K, V, K, K)
+    inputs = [torch.empty(BATCH, TOKENS, HEADS, width, device="meta", requires_grad=True) for width in widths]
+    with FlopCounterMode(display=False) as forward:
+        output, _ = torch.ops.gatedvision.bidirectional_gla(*inputs, 1.0)
+    with FlopCounterMode(display=False) as backward:
+        output.sum().backward()
+    assert forward.get_total_flops() == BATCH * TOKENS * HEADS * 8 * K * V
+    assert backward.get_total_flops() == BATCH * TOKENS * HEADS * 20 * K * V
