@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gatedvision.benchmark.attention import INPUTS, benchmark_attention, check_operator, random_inputs
+from gatedvision.benchmark.attention import INPUTS, _two_passes, benchmark_attention, check_operator, random_inputs
 from gatedvision.benchmark.timing import Spread
 from gatedvision_kernels import bidirectional_gla
 
@@ -70,3 +70,16 @@ def test_rows_and_floor():
 def test_sizes_must_be_positive():
     with pytest.raises(ValueError, match="tokens must be positive, got 0"):
         benchmark_attention(**SMALL | {"tokens": 0})
+
+
+def causal_recurrence(q, k, v, g, scale):
+    state, outputs = torch.zeros_like(q[:, 0, :, :, None] * v[:, 0, :, None]), []
+    for t in range(q.shape[1]):
+        state = state * g[:, t, :, :, None].exp() + k[:, t, :, :, None] * v[:, t, :, None]
+        outputs.append(scale * (q[:, t, :, :, None] * state).sum(-2))
+    return torch.stack(outputs, 1), state
+
+
+def test_two_causal_passes_are_the_operator():
+    tensors = inputs(torch.float32)
+    torch.testing.assert_close(_two_passes(causal_recurrence, *tensors), bidirectional_gla(*tensors))
