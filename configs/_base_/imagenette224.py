@@ -32,7 +32,7 @@ train_dataloader = dict(
     ),
     sampler=dict(type=DefaultSampler, shuffle=True),
     collate_fn=dict(type=collate_samples),
-    batch_size=128,
+    batch_size=64,
     drop_last=True,
     num_workers=12,
     persistent_workers=True,
