@@ -1,6 +1,5 @@
 """100 epochs of AdamW for small data sets, 5 of them warm-up, then a cosine; clipping and EMA."""
 
-from mmengine.model import MomentumAnnealingEMA
 from mmengine.optim import CosineAnnealingLR, LinearLR
 from torch.optim import AdamW
 
@@ -14,4 +13,4 @@ param_scheduler = [
 ]
 # The average spans the last quarter (1 / gamma) of the run so far, at most 500 (1 / momentum) iterations; with the
 # momentum alone, the random start would still show at the end of a short run.
-custom_hooks = [dict(type=EMA, ema_type=MomentumAnnealingEMA, momentum=2e-3, gamma=4)]
+custom_hooks = [dict(type=EMA, momentum=2e-3, gamma=4)]

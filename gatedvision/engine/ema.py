@@ -2,8 +2,50 @@
 
 from typing import Any
 
+import torch
 from mmengine.hooks import EMAHook
+from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import Runner
+from torch import nn
+
+
+class AveragedModel(ExponentialMovingAverage):
+    """Moves an average of all parameters at once; mmengine's own launches a kernel for each of them.
+
+    Args:
+        model: the model in training.
+        momentum: weight of the newest parameters, 1 - decay.
+        gamma: in step n the momentum is at least ``gamma / (gamma + n)``, so that a short run forgets its random
+            start; 0 keeps it at ``momentum``.
+        **kwargs: further arguments of mmengine's ``ExponentialMovingAverage``.
+
+    Raises:
+        ValueError: ``gamma`` is negative, or averages of buffers or at intervals are asked for.
+    """
+
+    def __init__(self, model: nn.Module, momentum: float = 1e-4, gamma: float = 0, **kwargs: Any) -> None:
+        super().__init__(model, momentum=momentum, **kwargs)
+        if gamma < 0:
+            raise ValueError(f"gamma must not be negative, got {gamma}")
+        if self.update_buffers or self.interval != 1:
+            raise ValueError("EMA averages parameters only, in every iteration: leave update_buffers and interval out")
+        self.gamma = gamma
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take a step of the training into the average; buffers are copied.
+
+        Args:
+            model: the model in training.
+        """
+        steps = int(self.steps)
+        momentum = max(self.momentum, self.gamma / (self.gamma + steps)) if self.gamma else self.momentum
+        if steps == 0:
+            momentum = 1.0
+        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), momentum)
+        for average, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)
+        self.steps += 1
 
 
 class EMA(EMAHook):
@@ -15,11 +57,12 @@ class EMA(EMAHook):
 
     Args:
         momentum: weight of the newest parameters, 1 - decay.
-        **kwargs: further arguments of mmengine's ``EMAHook``.
+        **kwargs: ``gamma`` of :class:`AveragedModel`, and further arguments of mmengine's ``EMAHook``.
     """
 
     def __init__(self, momentum: float = 1e-4, **kwargs: Any) -> None:
-        super().__init__(strict_load=True, momentum=momentum, **kwargs)
+        average: Any = AveragedModel  # mmengine takes a class as well as its name
+        super().__init__(average, strict_load=True, momentum=momentum, **kwargs)
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Evaluate the average, and say so.
