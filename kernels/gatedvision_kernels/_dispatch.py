@@ -8,6 +8,9 @@ from torch import Tensor
 from gatedvision_kernels._triton import triton
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# The compiler of Triton 3.2 (torch 2.6) dies on products of 16 rows and takes the process with it.
+OLDEST_TRITON = (3, 3)
+TRITON = tuple(int(part) for part in triton.__version__.split(".")[:2]) if triton else (0, 0)
 
 
 def interpreting() -> bool:
@@ -19,8 +22,9 @@ def use_triton(backend: str, *tensors: Tensor) -> bool:
     """Decide whether an operator launches its Triton kernels.
 
     Args:
-        backend: ``"auto"`` takes the kernels when every tensor lies on a GPU in a dtype they
-            support, and the reference otherwise; ``"triton"`` and ``"reference"`` are orders.
+        backend: ``"auto"`` takes the kernels when Triton is there and recent and every tensor lies on a
+            GPU in a dtype they support, and the reference otherwise; ``"triton"`` and ``"reference"``
+            are orders.
         *tensors: all tensor arguments of the operator.
 
     Returns:
@@ -46,6 +50,8 @@ def _obstacle(tensors: tuple[Tensor, ...]) -> str | None:
     """Say what keeps the kernels from running on these tensors, if anything does."""
     if triton is None:
         return "triton is not installed"
+    if TRITON < OLDEST_TRITON:
+        return f"triton {TRITON[0]}.{TRITON[1]} is too old, the kernels need 3.3 (which comes with torch 2.7)"
     if not all(t.is_cuda for t in tensors) and not (interpreting() and all(t.device.type == "cpu" for t in tensors)):
         devices = sorted({t.device.type for t in tensors})
         return f"tensors lie on {devices}, not on cuda"
