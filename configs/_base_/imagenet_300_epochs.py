@@ -12,7 +12,7 @@ from gatedvision.engine import EMA
 train_cfg = dict(by_epoch=True, max_epochs=300)
 auto_scale_lr = dict(enable=True, base_batch_size=512)
 optim_wrapper = dict(
-    optimizer=dict(type=AdamW, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
+    optimizer=dict(type=AdamW, fused=True, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
 )
 # From 5e-7 over the learning rate to 5e-6: configs with another learning rate adapt both ratios.

@@ -56,6 +56,7 @@ class AmpOptimWrapper(OptimWrapper):
         check_amp(amp)
         self.amp = amp
         self.scaler = torch.amp.GradScaler(get_device(), enabled=amp == "fp16")
+        self._grad_norm: Tensor | None = None
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -77,7 +78,7 @@ class AmpOptimWrapper(OptimWrapper):
         super().backward(self.scaler.scale(loss), **kwargs)
 
     def step(self, **kwargs: Any) -> None:
-        """Clip the gradients, note their norm, and update the parameters.
+        """Clip the gradients, keep their norm for :meth:`take_grad_norm`, and update the parameters.
 
         Args:
             **kwargs: arguments of the optimizer's ``step``.
@@ -87,6 +88,20 @@ class AmpOptimWrapper(OptimWrapper):
             self._clip_grad()
         self.scaler.step(self.optimizer, **kwargs)
         self.scaler.update()
+
+    def take_grad_norm(self) -> float | None:
+        """Norm of the gradients, before clipping, of a step since the last call; ``None`` if there was none.
+
+        Only this waits for the GPU; mmengine would wait before each update of the parameters.
+        """
+        norm, self._grad_norm = self._grad_norm, None
+        return None if norm is None else norm.item()
+
+    def _clip_grad(self) -> None:
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if parameters:
+            clip: Any = self.clip_func
+            self._grad_norm = clip(parameters, **(self.clip_grad_kwargs or {}))
 
     def state_dict(self) -> dict[str, Any]:
         """State of the optimizer and of the loss scale."""

@@ -9,7 +9,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmengine.runner import TestLoop as MMEngineTestLoop
 from mmengine.runner import ValLoop as MMEngineValLoop
 
-from gatedvision.engine.amp import autocast
+from gatedvision.engine.amp import AmpOptimWrapper, autocast
 from gatedvision.engine.checkpoint_file import list_checkpoints
 from gatedvision.engine.checkpoint_hook import NonFiniteError
 from gatedvision.engine.distributed import share_buffers
@@ -92,6 +92,10 @@ class TrainLoop(EpochBasedTrainLoop):
         outputs = {name: value.item() for name, value in outputs.items()}
         if not math.isfinite(outputs["loss"]):
             raise NonFiniteError(self._describe_divergence(idx, outputs["loss"]))
+        optim_wrapper = self.runner.optim_wrapper
+        grad_norm = optim_wrapper.take_grad_norm() if isinstance(optim_wrapper, AmpOptimWrapper) else None
+        if grad_norm is not None:
+            self.runner.message_hub.update_scalar("train/grad_norm", grad_norm)
         self.runner.call_hook("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
         self._iter += 1
 
