@@ -44,7 +44,7 @@ def bidirectional_gla(
         key: ``[B, L, N, K]``.
         value: ``[B, L, N, V]``.
         log_decay_forward: ``[B, L, N, K]``, logarithm of the decay of the left-to-right state
-            on entering each token, at most 0.
+            on entering each token, finite and at most 0.
         log_decay_backward: ``[B, L, N, K]``, the same from right to left.
         scale: factor of the query, ``K ** -0.5`` by default.
         backend: ``"auto"``, ``"triton"`` or ``"reference"``.

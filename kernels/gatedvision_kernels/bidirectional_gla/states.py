@@ -31,9 +31,14 @@ from gatedvision_kernels._rows import ceil_div, multiprocessors
 from gatedvision_kernels._triton import jit, tl
 from gatedvision_kernels.bidirectional_gla._levels import exp
 
+# Tokens of a chunk. Short ones keep a program to a warp or two, without barriers: on an H100, with 128 x 196
+# tokens of 6 heads, K = 32 and V = 64 in bfloat16, the forward kernel took 82 us at 16 and 140 us at 32
+# tokens, the backward kernel 265 us and 379 us.
 CHUNK = 16
-SUM_SPAN = 64  # tokens per step of a launch that only sums
+# Tokens of a step of a launch that only sums.
+SUM_SPAN = 64
 MAX_SEGMENTS = 32
+# Programs to cut the scans for. The states of 8 x 4,096 such tokens took 177 us at 2, 127 us at 8, 146 us at 12.
 PROGRAMS_PER_PROCESSOR = 8
 
 
@@ -125,9 +130,8 @@ def _states_kernel(
         weight = exp(tl.dot(triangle, log_decay.to(GATE), input_precision=GATE_PRECISION), FLUSH)
         across = tl.sum(log_decay, 0)
         if not ADJOINT:
-            across += tl.load(
-                gate_ptr + start.to(tl.int64) * stride_gate + d_k, mask=(start < length) & (d_k < K), other=0.0
-            ).to(tl.float32)
+            own = gate_ptr + start.to(tl.int64) * stride_gate + d_k
+            across += tl.load(own, mask=(start < length) & (d_k < K), other=0.0).to(tl.float32)
         x = (x.to(tl.float32) * weight).to(OPERAND)
         state = state * exp(across, FLUSH)[:, None]
         state += tl.dot(tl.trans(x), y.to(OPERAND), input_precision=PRECISION)
