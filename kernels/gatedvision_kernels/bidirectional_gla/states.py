@@ -110,7 +110,11 @@ def _states_kernel(
 
     triangle = (r[:, None] <= r[None, :]).to(GATE)
     first = segment * per_segment
-    for visit in range(first, tl.minimum(first + per_segment, chunks)):
+    stop = tl.minimum(first + per_segment, chunks)
+    if SUM_SEGMENTS:
+        # Nothing follows the last segment, so nobody asks for its sum.
+        stop = tl.where(segment == segments - 1, first, stop)
+    for visit in range(first, stop):
         chunk = tl.where(rightward, visit, chunks - 1 - visit)
         if not SUM_SEGMENTS:
             tl.store(states_ptr + (scan * slots + chunk) * K * V + tile_offsets, state.to(states_ptr.dtype.element_ty))
