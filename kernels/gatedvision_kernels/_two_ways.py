@@ -38,13 +38,12 @@ def two_ways(
     """
 
     class Eager(torch.autograd.Function):
+        # With a setup_context of its own, torch would inspect the signature of forward at every call.
         @staticmethod
-        def forward(*args: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-            return forward(*args)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
-            save(ctx, inputs, output)
+        def forward(ctx: Any, *args: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+            output = forward(*args)
+            save(ctx, args, output)
+            return output
 
         @staticmethod
         @once_differentiable

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gatedvision_kernels._device import on_device_of
 from gatedvision_kernels._dispatch import use_triton
 from gatedvision_kernels._rows import as_rows, ceil_div, num_programs, tile_of
 from gatedvision_kernels._triton import jit, tl
@@ -222,7 +223,7 @@ def _forward(
     a, b, gate = as_rows(global_branch), as_rows(local_branch), as_rows(gate)
     num_rows, width = a.shape
     tile = tile_of(width, TILE_ELEMENTS)
-    with torch.cuda.device_of(a):
+    with on_device_of(a):
         _forward_kernel[(ceil_div(num_rows, tile["BLOCK_ROWS"]),)](
             a,
             b,
@@ -258,7 +259,7 @@ def _backward(
     tile = tile_of(width, TILE_ELEMENTS)
     programs = num_programs(a.device, ceil_div(num_rows, tile["BLOCK_ROWS"]))
     partial_grad_weights = a.new_empty((2, programs, width), dtype=torch.float32)
-    with torch.cuda.device_of(a):
+    with on_device_of(a):
         _backward_kernel[(programs,)](
             grad_y,
             a,

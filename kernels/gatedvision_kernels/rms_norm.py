@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gatedvision_kernels._device import on_device_of
 from gatedvision_kernels._dispatch import use_triton
 from gatedvision_kernels._rows import as_rows, ceil_div, num_programs, tile_of
 from gatedvision_kernels._triton import jit, tl
@@ -177,7 +178,7 @@ def _forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> 
     residual = None if residual is None else as_rows(residual)
     num_rows, width = x.shape
     tile = tile_of(width)
-    with torch.cuda.device_of(x):
+    with on_device_of(x):
         _forward_kernel[(ceil_div(num_rows, tile["BLOCK_ROWS"]),)](
             x,
             residual,
@@ -215,7 +216,7 @@ def _backward(
     tile = tile_of(width)
     programs = num_programs(x.device, ceil_div(num_rows, tile["BLOCK_ROWS"]))
     partial_grad_weight = x.new_empty((programs, width), dtype=torch.float32)
-    with torch.cuda.device_of(x):
+    with on_device_of(x):
         _backward_kernel[(programs,)](
             x,
             weight.contiguous(),

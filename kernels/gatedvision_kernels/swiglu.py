@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gatedvision_kernels._device import on_device_of
 from gatedvision_kernels._dispatch import use_triton
 from gatedvision_kernels._rows import as_rows, ceil_div, tile_of
 from gatedvision_kernels._triton import jit, tl
@@ -110,7 +111,7 @@ def _forward(x: Tensor) -> Tensor:
     y = x.new_empty((*x.shape[:-1], width))
     x = as_rows(x)
     grid, tile = _launch_settings(len(x), width)
-    with torch.cuda.device_of(x):
+    with on_device_of(x):
         _forward_kernel[grid](x, y, len(x), x.stride(0), WIDTH=width, **tile)
     return y
 
@@ -120,7 +121,7 @@ def _backward(grad_y: Tensor, x: Tensor) -> Tensor:
     x, grad_y = as_rows(x), as_rows(grad_y)
     width = grad_y.shape[1]
     grid, tile = _launch_settings(len(x), width)
-    with torch.cuda.device_of(x):
+    with on_device_of(x):
         _backward_kernel[grid](x, grad_y, grad_x, len(x), x.stride(0), grad_y.stride(0), WIDTH=width, **tile)
     return grad_x
 

@@ -9,16 +9,27 @@ from torch import Tensor
 
 from gatedvision_kernels._rows import ceil_div
 from gatedvision_kernels._triton import jit, tl
-from gatedvision_kernels.bidirectional_gla._levels import decays, meets
-from gatedvision_kernels.bidirectional_gla.states import CHUNK, state_slots
+from gatedvision_kernels.bidirectional_gla._levels import (
+    decays,
+    exp2,
+    is_shallow,
+    log_since_entry,
+    meets,
+)
+from gatedvision_kernels.bidirectional_gla.states import CHUNK
+
+# A single warp needs no barriers: on an H200, 128 x 196 tokens of 6 heads, K = 32 and V = 64 in bfloat16 took 52 us
+# with one, 66 us with two and 102 us with four.
+LAUNCH = {"num_warps": 1}
 
 
 @jit
-def _attend_one_way(
-    weights,
+def _weigh_one_way(
     q,
     k,
     log_decay,
+    since_entry,
+    shallow,
     r,
     REVERSE: tl.constexpr,
     LEVELS: tl.constexpr,
@@ -27,15 +38,23 @@ def _attend_one_way(
     GATE_PRECISION: tl.constexpr,
     FLUSH: tl.constexpr,
 ):
-    """Fill one triangle of the weights; return them and the queries decayed since the chunk's entry."""
-    for level in range(LEVELS):
-        inward, outward = decays(log_decay, r, level, REVERSE, GATE_PRECISION, FLUSH)
-        q_level = (q * inward).to(OPERAND)
-        k_level = (k * outward).to(OPERAND)
-        product = tl.dot(q_level, tl.trans(k_level), input_precision=PRECISION)
-        weights = tl.where(meets(r[:, None], r[None, :], level, REVERSE), product, weights)
-    inward, outward = decays(log_decay, r, LEVELS, REVERSE, GATE_PRECISION, FLUSH)
-    return weights, (q * inward).to(OPERAND)
+    """Return the weights of one direction, the diagonal included, and the queries decayed since the chunk's entry."""
+    query, key = r[:, None], r[None, :]
+    q_entry = (q * exp2(since_entry, FLUSH)).to(OPERAND)
+    if shallow:
+        ahead = (query <= key) if REVERSE else (query >= key)
+        k_entry = (k * exp2(-since_entry, FLUSH)).to(OPERAND)
+        product = tl.dot(q_entry, tl.trans(k_entry), input_precision=PRECISION)
+        weights = tl.where(ahead, product, 0.0)
+    else:
+        weights = tl.where(query == key, tl.dot(q, tl.trans(k), input_precision=PRECISION), 0.0)
+        for level in range(LEVELS):
+            inward, outward = decays(log_decay, r, level, REVERSE, GATE_PRECISION, FLUSH)
+            q_level = (q * inward).to(OPERAND)
+            k_level = (k * outward).to(OPERAND)
+            product = tl.dot(q_level, tl.trans(k_level), input_precision=PRECISION)
+            weights = tl.where(meets(query, key, level, REVERSE), product, weights)
+    return weights, q_entry
 
 
 @jit
@@ -45,7 +64,7 @@ def _forward_kernel(
     v_ptr,
     log_decay_forward_ptr,
     log_decay_backward_ptr,
-    states_ptr,  # [2, B * N, slots, K, V]
+    states_ptr,  # [2, B * N, T, K, V]
     o_ptr,  # [B, L, N, V], contiguous
     scale,
     length,
@@ -56,7 +75,6 @@ def _forward_kernel(
     stride_f,
     stride_b,
     chunks,
-    slots,
     HAS_STATES: tl.constexpr,
     K: tl.constexpr,
     V: tl.constexpr,
@@ -75,36 +93,42 @@ def _forward_kernel(
     r = tl.arange(0, C)
     d_k = tl.arange(0, K)
     d_v = tl.arange(0, V)
-    t = (chunk * C + r).to(tl.int64)[:, None]
-    inside = t < length
-    q_ptr += batch * length * stride_q + head * K + t * stride_q + d_k[None, :]
-    k_ptr += batch * length * stride_k + head * K + t * stride_k + d_k[None, :]
-    v_ptr += batch * length * stride_v + head * V + t * stride_v + d_v[None, :]
-    log_decay_forward_ptr += batch * length * stride_f + head * K + t * stride_f + d_k[None, :]
-    log_decay_backward_ptr += batch * length * stride_b + head * K + t * stride_b + d_k[None, :]
-    q = tl.load(q_ptr, mask=inside, other=0.0).to(OPERAND)
-    k = tl.load(k_ptr, mask=inside, other=0.0).to(OPERAND)
-    v = tl.load(v_ptr, mask=inside, other=0.0).to(OPERAND)
-    log_decay_forward = tl.load(log_decay_forward_ptr, mask=inside, other=0.0).to(GATE)
-    log_decay_backward = tl.load(log_decay_backward_ptr, mask=inside, other=0.0).to(GATE)
+    start = batch * length + chunk * C
+    inside = (chunk * C + r < length)[:, None]
+    q_ptr += start * stride_q + head * K
+    k_ptr += start * stride_k + head * K
+    v_ptr += start * stride_v + head * V
+    log_decay_forward_ptr += start * stride_f + head * K
+    log_decay_backward_ptr += start * stride_b + head * K
+    q = tl.load(q_ptr + (r[:, None] * stride_q + d_k[None, :]), mask=inside, other=0.0).to(OPERAND)
+    k = tl.load(k_ptr + (r[:, None] * stride_k + d_k[None, :]), mask=inside, other=0.0).to(OPERAND)
+    v = tl.load(v_ptr + (r[:, None] * stride_v + d_v[None, :]), mask=inside, other=0.0).to(OPERAND)
+    log_decay_forward = tl.load(
+        log_decay_forward_ptr + (r[:, None] * stride_f + d_k[None, :]), mask=inside, other=0.0
+    ).to(GATE)
+    log_decay_backward = tl.load(
+        log_decay_backward_ptr + (r[:, None] * stride_b + d_k[None, :]), mask=inside, other=0.0
+    ).to(GATE)
 
+    since_left = log_since_entry(log_decay_forward, r, False, GATE_PRECISION)
+    since_right = log_since_entry(log_decay_backward, r, True, GATE_PRECISION)
+    shallow = is_shallow(since_left, since_right)
     # Both directions give the diagonal its full weight.
-    weights = 2.0 * tl.dot(q, tl.trans(k), input_precision=PRECISION)
-    weights = tl.where(r[:, None] == r[None, :], weights, 0.0)
-    weights, q_forward = _attend_one_way(
-        weights, q, k, log_decay_forward, r, False, LEVELS, OPERAND, PRECISION, GATE_PRECISION, FLUSH
+    weights, q_forward = _weigh_one_way(
+        q, k, log_decay_forward, since_left, shallow, r, False, LEVELS, OPERAND, PRECISION, GATE_PRECISION, FLUSH
     )
-    weights, q_backward = _attend_one_way(
-        weights, q, k, log_decay_backward, r, True, LEVELS, OPERAND, PRECISION, GATE_PRECISION, FLUSH
+    more_weights, q_backward = _weigh_one_way(
+        q, k, log_decay_backward, since_right, shallow, r, True, LEVELS, OPERAND, PRECISION, GATE_PRECISION, FLUSH
     )
+    weights += more_weights
     o = tl.dot(weights.to(OPERAND), v, input_precision=PRECISION)
     if HAS_STATES:
-        states_ptr += (row * slots + chunk) * K * V + d_k[:, None] * V + d_v[None, :]
+        states_ptr += (row * chunks + chunk) * K * V + d_k[:, None] * V + d_v[None, :]
         o = tl.dot(q_forward, tl.load(states_ptr).to(OPERAND), o, input_precision=PRECISION)
-        states_ptr += (tl.num_programs(0) // chunks).to(tl.int64) * slots * K * V
+        states_ptr += (tl.num_programs(0) // chunks).to(tl.int64) * chunks * K * V
         o = tl.dot(q_backward, tl.load(states_ptr).to(OPERAND), o, input_precision=PRECISION)
-    o_ptr += ((batch * length + t) * heads + head) * V + d_v[None, :]
-    tl.store(o_ptr, (o * scale).to(o_ptr.dtype.element_ty), mask=inside)
+    o_ptr += (start * heads + head) * V
+    tl.store(o_ptr + (r[:, None] * heads * V + d_v[None, :]), (o * scale).to(o_ptr.dtype.element_ty), mask=inside)
 
 
 def attend(
@@ -126,7 +150,7 @@ def attend(
         value: ``[B, L, N, V]``.
         log_decay_forward: ``[B, L, N, K]``.
         log_decay_backward: ``[B, L, N, K]``.
-        states: ``[2, B * N, slots, K, V]``; not read if there is but one chunk.
+        states: ``[2, B * N, T, K, V]``; not read if there is but one chunk.
         scale: factor of the sum of both directions.
         formats: the kernels' constants of their matrix products.
 
@@ -153,13 +177,12 @@ def attend(
         log_decay_forward.stride(1),
         log_decay_backward.stride(1),
         chunks,
-        state_slots(length),
         HAS_STATES=chunks > 1,
         K=width,
         V=value.shape[3],
         C=CHUNK,
         LEVELS=CHUNK.bit_length() - 1,
         **formats,
-        num_warps=1,
+        **LAUNCH,
     )
     return output

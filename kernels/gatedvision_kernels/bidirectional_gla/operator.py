@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from gatedvision_kernels._device import on_device_of
 from gatedvision_kernels._dispatch import interpreting
 from gatedvision_kernels._rows import as_rows
 from gatedvision_kernels._triton import tl
@@ -66,7 +67,7 @@ def _run_forward(
         return value.new_empty(value.shape), states
     query, key, value = _packed(query), _packed(key), _packed(value)
     gates = (_packed(log_decay_forward), _packed(log_decay_backward))
-    with torch.cuda.device_of(query):
+    with on_device_of(query):
         if query.shape[1] > CHUNK:
             write_states(key, value, *gates, states, adjoint=False, formats=formats)
         return attend(query, key, value, *gates, states, scale / 2, formats=formats), states
@@ -91,7 +92,7 @@ def _run_backward(
     doutput, query, key, value = _packed(doutput), _packed(query), _packed(key), _packed(value)
     gates = (_packed(log_decay_forward), _packed(log_decay_backward))
     adjoints = torch.empty_like(states)
-    with torch.cuda.device_of(query):
+    with on_device_of(query):
         if query.shape[1] > CHUNK:
             write_states(query, doutput, *gates, adjoints, adjoint=True, formats=formats)
         return differentiate(doutput, query, key, value, *gates, states, adjoints, scale / 2, formats=formats)
@@ -130,6 +131,8 @@ def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.scale = inputs
     ctx.save_for_backward(*tensors, output[1])
     ctx.mark_non_differentiable(output[1])
+    # Zeros for the states, which have no gradient, would be as large as they are.
+    ctx.set_materialize_grads(False)
 
 
 def _differentiate(backward: Callable, ctx: Any, doutput: Tensor, _dstates: None) -> tuple[Tensor | None, ...]:

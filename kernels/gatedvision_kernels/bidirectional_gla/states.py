@@ -12,9 +12,8 @@ adjoint    q     do    right to left  forward decays up to and with r
 adjoint    q     do    left to right  backward decays from r on
 =========  ====  ====  =============  ==========================================
 
-The kernel walks each chunk in the direction of travel, so that one piece of code serves all four.
-A long sequence is cut into segments: a first launch sums every segment by itself, a second one
-starts each segment from the sums of those before it.
+One walk serves all four. A long sequence is cut into segments: a first launch sums every segment by itself,
+a second one starts each segment from the sums of those before it.
 
 Shapes: B batch, L tokens, N heads, K query/key width, V value width, T chunks, C chunk length.
 """
@@ -29,17 +28,15 @@ from torch import Tensor
 
 from gatedvision_kernels._rows import ceil_div, multiprocessors
 from gatedvision_kernels._triton import jit, tl
-from gatedvision_kernels.bidirectional_gla._levels import exp
+from gatedvision_kernels.bidirectional_gla._levels import exp2, sum_logs
 
-# Tokens of a chunk. Short ones keep a program to a warp or two, without barriers: on an H100, with 128 x 196
-# tokens of 6 heads, K = 32 and V = 64 in bfloat16, the forward kernel took 82 us at 16 and 140 us at 32
-# tokens, the backward kernel 265 us and 379 us.
-CHUNK = 16
-# Tokens of a step of a launch that only sums.
-SUM_SPAN = 64
+# Tokens of a chunk, of 16, 32 and 64, and warps: on an H200, with 8 x 4,096 tokens of 6 heads, K = 32 and V = 64 in
+# bfloat16, states and forward kernel took 103 + 60, 88 + 59 and 80 + 67 us, the backward kernel 188, 225 and 346 us.
+CHUNK = 32
+LAUNCH = {"num_warps": 2}
 MAX_SEGMENTS = 32
-# Programs to cut the scans for. The states of 8 x 4,096 such tokens took 177 us at 2, 127 us at 8, 146 us at 12.
-PROGRAMS_PER_PROCESSOR = 8
+# Programs to cut the scans for: those states took 88 us with 4, 104 us with 8 and 117 us with 16.
+PROGRAMS_PER_PROCESSOR = 4
 
 
 @jit
@@ -50,7 +47,7 @@ def _states_kernel(
     log_decay_backward_ptr,
     sum_ptr,  # [2, B * N, segments, K, V] float32, state each segment adds
     decay_ptr,  # [2, B * N, segments, K] float32, decay across each segment
-    states_ptr,  # [2, B * N, slots, K, V], state that enters each chunk
+    states_ptr,  # [2, B * N, T, K, V], state that enters each chunk
     length,
     heads,
     stride_x,  # between tokens, as the three below
@@ -58,7 +55,6 @@ def _states_kernel(
     stride_f,
     stride_b,
     chunks,
-    slots,
     segments,
     per_segment,
     SUM_SEGMENTS: tl.constexpr,
@@ -73,18 +69,17 @@ def _states_kernel(
     GATE_PRECISION: tl.constexpr,
     FLUSH: tl.constexpr,
 ):
-    # Neighbours in the grid share tokens: the two directions, and the tiles of V.
+    # Neighbours in the grid share tokens: the two directions, and the tiles of a state.
+    TILES: tl.constexpr = V // BLOCK_V
     pid = tl.program_id(0)
     direction = pid % 2
-    tile = pid // 2 % (V // BLOCK_V)
-    segment = pid // 2 // (V // BLOCK_V) % segments
-    row = (pid // 2 // (V // BLOCK_V) // segments).to(tl.int64)
-    rows = tl.num_programs(0) // 2 // (V // BLOCK_V) // segments
+    tile = pid // 2 % TILES
+    segment = pid // 2 // TILES % segments
+    row = (pid // 2 // TILES // segments).to(tl.int64)
+    rows = tl.num_programs(0) // 2 // TILES // segments
     batch = row // heads
     head = row % heads
     rightward = (direction == 1) if ADJOINT else (direction == 0)
-    step = tl.where(rightward, 1, -1)
-    segment = tl.where(rightward, segment, segments - 1 - segment)
 
     d_k = tl.arange(0, K)
     d_v = tile * BLOCK_V + tl.arange(0, BLOCK_V)
@@ -103,65 +98,50 @@ def _states_kernel(
     decay_ptr += scan * segments * K
     state = tl.zeros([K, BLOCK_V], tl.float32)
     total = tl.zeros([K], tl.float32)
+    passed = tl.where(rightward, segment, segments - 1 - segment)
     if not SUM_SEGMENTS:
-        for earlier in range(0, segment):
+        for number in range(0, passed):
+            earlier = tl.where(rightward, number, segments - 1 - number)
             decay = tl.load(decay_ptr + earlier * K + d_k)
             state = state * decay[:, None] + tl.load(sum_ptr + earlier * K * V + tile_offsets)
 
-    triangle = (r[:, None] <= r[None, :]).to(GATE)
+    # A token's weight collects the decays of the tokens that the state meets after it, for the adjoint its own too.
+    place = tl.where(rightward, r, C - 1 - r)
+    met = (place[:, None] <= place[None, :]) if ADJOINT else (place[:, None] < place[None, :])
     first = segment * per_segment
-    stop = tl.minimum(first + per_segment, chunks)
+    count = tl.minimum(per_segment, chunks - first)
     if SUM_SEGMENTS:
         # Nothing follows the last segment, so nobody asks for its sum.
-        stop = tl.where(segment == segments - 1, first, stop)
-    for visit in range(first, stop):
-        chunk = tl.where(rightward, visit, chunks - 1 - visit)
+        count = tl.where(passed == segments - 1, 0, count)
+    for visit in range(0, count):
+        chunk = first + tl.where(rightward, visit, count - 1 - visit)
         if not SUM_SEGMENTS:
-            tl.store(states_ptr + (scan * slots + chunk) * K * V + tile_offsets, state.to(states_ptr.dtype.element_ty))
-        # Token r of the walk; a token's weight collects the decays of the tokens the state meets
-        # after it (after and with it for the adjoint), none of which lies beyond the chunk.
-        start = chunk * C + tl.where(rightward, 0, C - 1)
-        token = start + step * r
-        inside = (token < length)[:, None]
-        x = tl.load(x_ptr + token[:, None].to(tl.int64) * stride_x + d_k[None, :], mask=inside, other=0.0)
-        y = tl.load(y_ptr + token[:, None].to(tl.int64) * stride_y + d_v[None, :], mask=inside, other=0.0)
-        met = token if ADJOINT else token + step
-        met_inside = (met < length)[:, None] if ADJOINT else ((met < length) & (r < C - 1))[:, None]
-        log_decay = tl.load(
-            gate_ptr + met[:, None].to(tl.int64) * stride_gate + d_k[None, :], mask=met_inside, other=0.0
-        ).to(tl.float32)
-        # A sum over the tokens met, as a product with a triangle of ones: no exchange between threads.
-        weight = exp(tl.dot(triangle, log_decay.to(GATE), input_precision=GATE_PRECISION), FLUSH)
-        across = tl.sum(log_decay, 0)
-        if not ADJOINT:
-            own = gate_ptr + start.to(tl.int64) * stride_gate + d_k
-            across += tl.load(own, mask=(start < length) & (d_k < K), other=0.0).to(tl.float32)
+            tl.store(states_ptr + (scan * chunks + chunk) * K * V + tile_offsets, state.to(states_ptr.dtype.element_ty))
+        start = (chunk * C).to(tl.int64)
+        inside = (r < length - chunk * C)[:, None]
+        x = tl.load(x_ptr + start * stride_x + (r[:, None] * stride_x + d_k[None, :]), mask=inside, other=0.0)
+        y = tl.load(y_ptr + start * stride_y + (r[:, None] * stride_y + d_v[None, :]), mask=inside, other=0.0)
+        at_gate = gate_ptr + start * stride_gate + (r[:, None] * stride_gate + d_k[None, :])
+        log_decay = tl.load(at_gate, mask=inside, other=0.0)
+        weight = exp2(sum_logs(met, log_decay.to(GATE), GATE_PRECISION), FLUSH)
+        across = 1.4426950408889634 * tl.sum(log_decay.to(tl.float32), 0)
         x = (x.to(tl.float32) * weight).to(OPERAND)
-        state = state * exp(across, FLUSH)[:, None]
-        state += tl.dot(tl.trans(x), y.to(OPERAND), input_precision=PRECISION)
+        state = state * exp2(across, FLUSH)[:, None]
+        state = tl.dot(tl.trans(x), y.to(OPERAND), state, input_precision=PRECISION)
         total += across
 
     if SUM_SEGMENTS:
         tl.store(sum_ptr + segment * K * V + tile_offsets, state)
         if tile == 0:
-            tl.store(decay_ptr + segment * K + d_k, exp(total, FLUSH))
-
-
-def state_slots(length: int) -> int:
-    """Number of chunks for which there is room in a tensor of states: whole spans of a sum.
-
-    None for a sequence of one chunk, which no state enters.
-    """
-    if length <= CHUNK:
-        return 0
-    return (length + SUM_SPAN - 1) // SUM_SPAN * (SUM_SPAN // CHUNK)
+            tl.store(decay_ptr + segment * K + d_k, exp2(total, FLUSH))
 
 
 def new_states(key: Tensor, value: Tensor, formats: dict[str, Any]) -> Tensor:
-    """Return room for the states of both directions, ``[2, B * N, slots, K, V]``."""
+    """Return room for the states of both directions, ``[2, B * N, T, K, V]``, of none if there is but one chunk."""
     batch, length, heads, width = key.shape
+    chunks = ceil_div(length, CHUNK) if length > CHUNK else 0
     dtype = torch.bfloat16 if formats["OPERAND"] == tl.bfloat16 else torch.float32
-    return key.new_empty((2, batch * heads, state_slots(length), width, value.shape[3]), dtype=dtype)
+    return key.new_empty((2, batch * heads, chunks, width, value.shape[3]), dtype=dtype)
 
 
 def write_states(
@@ -181,7 +161,7 @@ def write_states(
         y: ``[B, L, N, V]`` values, or gradients of the output for the adjoint.
         log_decay_forward: ``[B, L, N, K]``.
         log_decay_backward: ``[B, L, N, K]``.
-        states: ``[2, B * N, slots, K, V]`` of :func:`new_states`.
+        states: ``[2, B * N, T, K, V]`` of :func:`new_states`.
         adjoint: whether the states are those of the backward pass.
         formats: the kernels' constants of their matrix products.
     """
@@ -190,16 +170,14 @@ def write_states(
     rows = batch * heads
     block_v = min(value_width, 64)
     scans = 2 * rows * (value_width // block_v)
-    segments, spans = _cut(scans, ceil_div(length, SUM_SPAN), multiprocessors(x.device))
+    chunks = ceil_div(length, CHUNK)
+    segments, per_segment = _cut(scans, chunks, multiprocessors(x.device))
     if segments > 1:
         sums = x.new_empty((2, rows, segments, width, value_width), dtype=torch.float32)
         decays = x.new_empty((2, rows, segments, width), dtype=torch.float32)
     else:
         sums = decays = states
-    # Segments end where spans do, counted from either end: then the last one may reach beyond the tokens.
-    visited = state_slots(length) * CHUNK if segments > 1 else length
     for sum_segments in (True, False) if segments > 1 else (False,):
-        chunk = SUM_SPAN if sum_segments else CHUNK
         _states_kernel[(scans * segments,)](
             x,
             y,
@@ -214,23 +192,22 @@ def write_states(
             y.stride(1),
             log_decay_forward.stride(1),
             log_decay_backward.stride(1),
-            ceil_div(visited, chunk),
-            state_slots(length),
+            chunks,
             segments,
-            spans * SUM_SPAN // chunk,
+            per_segment,
             SUM_SEGMENTS=sum_segments,
             ADJOINT=adjoint,
             K=width,
             V=value_width,
             BLOCK_V=block_v,
-            C=chunk,
+            C=CHUNK,
             **formats,
-            num_warps=2 if sum_segments else 1,
+            **LAUNCH,
         )
 
 
-def _cut(scans: int, spans: int, processors: int) -> tuple[int, int]:
-    """Cut each scan, so that all together fill the GPU: into how many segments, of how many spans."""
-    per_segment = max(2, spans * scans // (PROGRAMS_PER_PROCESSOR * processors), ceil_div(spans, MAX_SEGMENTS))
-    per_segment = min(spans, per_segment)
-    return ceil_div(spans, per_segment), per_segment
+def _cut(scans: int, chunks: int, processors: int) -> tuple[int, int]:
+    """Cut each scan, so that all together fill the GPU: into how many segments, of how many chunks."""
+    per_segment = max(2, chunks * scans // (PROGRAMS_PER_PROCESSOR * processors), ceil_div(chunks, MAX_SEGMENTS))
+    per_segment = min(chunks, per_segment)
+    return ceil_div(chunks, per_segment), per_segment
