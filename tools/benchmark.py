@@ -35,7 +35,13 @@ def parse_args() -> argparse.Namespace:
     model.add_argument("--batch-size", type=int, default=128)
     model.add_argument("--img-size", type=int, default=224, help="side of an image, pixels")
     model.add_argument("--mode", choices=["inference", "training", "both"], default="both")
-    model.add_argument("--compile", action="store_true", help="compile the model")
+    model.add_argument(
+        "--compile",
+        nargs="?",
+        const="default",
+        choices=["default", "reduce-overhead", "max-autotune"],
+        help="compile the model, in a mode of torch.compile; reduce-overhead replays CUDA graphs",
+    )
     model.add_argument("--channels-last", action="store_true", help="lay weights and images out with channels last")
     model.add_argument("--seconds", type=float, default=3.0, help="to spend on each measurement")
 

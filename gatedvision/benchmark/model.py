@@ -24,7 +24,7 @@ def benchmark_models(
     img_size: int = 224,
     dtype: str = "bf16",
     mode: str = "both",
-    compile: bool = False,
+    compile: str | None = None,
     channels_last: bool = False,
     seconds: float = 3.0,
 ) -> Report:
@@ -39,7 +39,7 @@ def benchmark_models(
         img_size: side of an image, pixels.
         dtype: ``"bf16"``, ``"fp16"`` or ``"fp32"``.
         mode: ``"inference"``, ``"training"`` or ``"both"``.
-        compile: compile the model.
+        compile: mode of ``torch.compile``, such as ``"default"`` or ``"reduce-overhead"``; ``None`` does not compile.
         channels_last: lay weights and images out with channels last.
         seconds: time to spend on each measurement.
 
@@ -69,7 +69,7 @@ def benchmark_models(
                 raise ValueError(f"{name} runs out of memory in {which}: take a smaller batch") from error
             rows.append({**row, "parameters (M)": parameters / 1e6, "GMACs per image": macs and macs / 1e9})
     options = [dtype, f"batch {batch_size}, {img_size} x {img_size}"]
-    options += ["compiled"] * compile + ["channels last"] * channels_last
+    options += [f"compiled ({compile})"] * bool(compile) + ["channels last"] * channels_last
     return Report(", ".join(options), rows)
 
 
@@ -103,18 +103,18 @@ def _create(name: str, img_size: int) -> nn.Module:
     return timm.create_model(name, in_chans=3, **options)
 
 
-def _inference(model: nn.Module, images: Tensor, dtype: torch.dtype, compile: bool) -> Callable[[], Any]:
+def _inference(model: nn.Module, images: Tensor, dtype: torch.dtype, compile: str | None) -> Callable[[], Any]:
     model = model.eval().to(dtype)
     images = images.to(dtype)
-    run = torch.compile(model) if compile else model
+    run = torch.compile(model, mode=compile) if compile else model
     return torch.inference_mode()(lambda: run(images))
 
 
-def _training(model: Any, images: Tensor, dtype: torch.dtype, compile: bool) -> Callable[[], Any]:
+def _training(model: Any, images: Tensor, dtype: torch.dtype, compile: str | None) -> Callable[[], Any]:
     device = images.device.type
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-4, fused=device == "cuda")
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
-    run = torch.compile(model) if compile else model
+    run = torch.compile(model, mode=compile) if compile else model
     labels = torch.randint(model.num_classes, (len(images),), device=device)
 
     def step() -> None:

@@ -55,3 +55,9 @@ def test_memory_that_runs_out(monkeypatch):
     monkeypatch.setattr("gatedvision.benchmark.model.time_call", fail)
     with pytest.raises(ValueError, match="resnet18 runs out of memory in inference: take a smaller batch"):
         benchmark_models(["resnet18"], **SMALL)
+
+
+def test_compiled_in_a_mode():
+    options = dict(batch_size=1, img_size=32, dtype="fp32", mode="inference", seconds=0.01)
+    report = benchmark_models(["test_resnet"], compile="reduce-overhead", **options)
+    assert "compiled (reduce-overhead)" in report.to_markdown("")

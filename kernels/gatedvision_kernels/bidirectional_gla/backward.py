@@ -186,8 +186,6 @@ def _backward_kernel(
     # The diagonal does not touch the gates.
     same = r[:, None] == r[None, :]
     diagonal = 2.0 * tl.sum(tl.where(same, dweights, 0.0), 1)[:, None]
-    dq = diagonal * k
-    dk = diagonal * q
     dweights = dweights.to(OPERAND)
     dweights_t = dweights_t.to(OPERAND)
     weights_t = tl.zeros([C, C], tl.float32)
@@ -256,8 +254,8 @@ def _backward_kernel(
         FLUSH,
     )
     tl.store(dbackward_ptr + out_k, (dbackward * scale).to(dbackward_ptr.dtype.element_ty), mask=inside)
-    dq += dq_forward + dq_backward
-    dk += dk_forward + dk_backward
+    dq = dq_forward + dq_backward + diagonal * k
+    dk = dk_forward + dk_backward + diagonal * q
     tl.store(dq_ptr + out_k, (dq * scale).to(dq_ptr.dtype.element_ty), mask=inside)
     tl.store(dk_ptr + out_k, (dk * scale).to(dk_ptr.dtype.element_ty), mask=inside)
 
