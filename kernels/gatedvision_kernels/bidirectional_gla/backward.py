@@ -1,7 +1,7 @@
 """Backward kernel of bidirectional gated linear attention: one program per chunk and head.
 
-With A the C x C weights of a chunk, dA_ij = do_i . v_j is pushed through the same levels as in the
-forward pass. The gradient of a log-decay sums q dq - k dk over the tokens on its far side, direction
+With A the C x C weights of a chunk, dA_ij = do_i . v_j is pushed through the same factors of the decays as in
+the forward pass. The gradient of a log-decay sums q dq - k dk over the tokens on its far side, direction
 by direction: inside the chunk from float32 values, beyond it as the product of the state that leaves
 the chunk with the adjoint state that comes to meet it, so that no rounding adds up over the sequence.
 """
