@@ -5,9 +5,8 @@ unset).
 """
 
 from mmengine.dataset import DefaultSampler
-from timm.data import create_transform
 
-from gatedvision.data import ImageFolder, collate_samples
+from gatedvision.data import ImageFolder, collate_samples, create_transform
 from gatedvision.metrics import Accuracy
 
 _mean = (0.4914, 0.4822, 0.4465)

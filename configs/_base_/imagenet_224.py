@@ -4,9 +4,8 @@ Folders: ``$GATEDVISION_DATA/imagenet/{train,val}/<wnid>/*.JPEG`` (``GATEDVISION
 """
 
 from mmengine.dataset import DefaultSampler
-from timm.data import create_transform
 
-from gatedvision.data import ImageFolder, collate_samples
+from gatedvision.data import ImageFolder, collate_samples, create_transform
 from gatedvision.metrics import Accuracy
 
 train_pipeline = dict(

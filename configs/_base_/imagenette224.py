@@ -5,9 +5,8 @@ The images fill the frame already, so evaluation takes them whole.
 """
 
 from mmengine.dataset import DefaultSampler
-from timm.data import create_transform
 
-from gatedvision.data import ImageFolder, collate_samples
+from gatedvision.data import ImageFolder, collate_samples, create_transform
 from gatedvision.metrics import Accuracy
 
 train_pipeline = dict(

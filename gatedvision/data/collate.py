@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 
 def collate_samples(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
@@ -23,6 +24,7 @@ def collate_samples(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     if len(shapes) > 1:
         raise ValueError(f"images of one batch differ in shape: {sorted(shapes)}; end the transform with a fixed size")
     return {
-        "inputs": torch.stack([sample["inputs"] for sample in samples]),
+        # In a worker process this stacks into shared memory, where the batch has to go anyway.
+        "inputs": default_collate([sample["inputs"] for sample in samples]),
         "labels": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
     }

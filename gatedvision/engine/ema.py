@@ -1,12 +1,13 @@
 """Moving average of the weights."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from mmengine.hooks import EMAHook
 from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 
 class AveragedModel(ExponentialMovingAverage):
@@ -30,6 +31,8 @@ class AveragedModel(ExponentialMovingAverage):
         if self.update_buffers or self.interval != 1:
             raise ValueError("EMA averages parameters only, in every iteration: leave update_buffers and interval out")
         self.gamma = gamma
+        # In a tuple, or torch would take the model in training for a part of the average.
+        self._pairing: tuple[nn.Module, _Pairs] | None = None
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
@@ -38,14 +41,45 @@ class AveragedModel(ExponentialMovingAverage):
         Args:
             model: the model in training.
         """
+        if self._pairing is None or self._pairing[0] is not model:
+            self._pairing = model, _Pairs(self.module, model)
+        pairs = self._pairing[1]
         steps = int(self.steps)
         momentum = max(self.momentum, self.gamma / (self.gamma + steps)) if self.gamma else self.momentum
         if steps == 0:
             momentum = 1.0
-        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), momentum)
-        for average, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
-            average.copy_(buffer)
+        torch._foreach_lerp_(pairs.averages, pairs.parameters, momentum)
+        for averages, buffers in pairs.buffers():
+            torch._foreach_copy_(averages, buffers)
         self.steps += 1
+
+
+class _Pairs:
+    """The tensors of an average beside those of its model; to collect them anew in each step would take milliseconds.
+
+    Args:
+        average: the average.
+        model: the model, of the same structure.
+    """
+
+    def __init__(self, average: nn.Module, model: nn.Module) -> None:
+        self.averages: list[Tensor] = list(average.parameters())
+        self.parameters: list[Tensor] = list(model.parameters())
+        # The dictionaries and not the buffers, which a module may replace.
+        modules = zip(average.modules(), model.modules(), strict=True)
+        self._owners = [(ours._buffers, theirs._buffers) for ours, theirs in modules if theirs._buffers]
+
+    def buffers(self) -> Iterable[tuple[list[Tensor], list[Tensor]]]:
+        """Buffers of the average and of the model, for each dtype."""
+        by_dtype: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        for averages, buffers in self._owners:
+            for name, buffer in buffers.items():
+                average = averages[name]
+                if buffer is not None and average is not None:
+                    ours, theirs = by_dtype.setdefault(buffer.dtype, ([], []))
+                    ours.append(average)
+                    theirs.append(buffer)
+        return by_dtype.values()
 
 
 class EMA(EMAHook):

@@ -16,6 +16,10 @@ from gatedvision.engine.distributed import share_buffers
 from gatedvision.engine.seeded_data import EpochBatches
 from gatedvision.engine.training_state import restore_process_state
 
+# Values that the history of a scalar keeps. mmengine copies a history to add a value to it, and by the end of 300
+# epochs of ImageNet that would take 3 ms of each iteration, and 30 MB of each checkpoint.
+HISTORY_LENGTH = 10_000
+
 
 class TrainLoop(EpochBasedTrainLoop):
     """Epochs of training with validation between them.
@@ -66,6 +70,8 @@ class TrainLoop(EpochBasedTrainLoop):
 
     def run_epoch(self) -> None:
         """Train one epoch, or the rest of it."""
+        for history in self.runner.message_hub.log_scalars.values():
+            history.max_length = HISTORY_LENGTH
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         first_batch, self._first_batch = self._first_batch, 0

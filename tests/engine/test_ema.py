@@ -37,6 +37,26 @@ def test_buffers_are_copied():
     assert torch.equal(average.module[1].running_mean, model[1].running_mean)
 
 
+def test_buffers_that_a_module_replaces_and_absent_ones():
+    model = nn.Sequential(make_model(), nn.BatchNorm1d(4, track_running_stats=False))
+    average = AveragedModel(model, momentum=0.1)
+    for level in (1.0, 2.0):
+        model[0][1].running_var = torch.full((4,), level)
+        average.update_parameters(model)
+        assert torch.equal(average.module[0][1].running_var, model[0][1].running_var)
+    assert average.module[1].running_var is None
+
+
+def test_another_model_enters_the_same_average():
+    first, second = make_model(), make_model()
+    average = AveragedModel(first, momentum=0.5)
+    average.update_parameters(first)
+    torch.nn.init.ones_(second[0].bias)
+    average.update_parameters(second)
+    torch.testing.assert_close(average.module[0].bias, (first[0].bias + 1) / 2)
+    assert average.state_dict().keys() == {"steps", *(f"module.{name}" for name in first.state_dict())}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"gamma": -1}, "gamma must not be negative, got -1"), ({"interval": 2}, "in every iteration")],

@@ -202,6 +202,20 @@ def test_histories_survive_the_way_through_a_checkpoint(build_run, tmp_path):
         assert history.mean(3) == original.mean(3)
 
 
+def test_histories_keep_the_latest_values(build_run, tmp_path, monkeypatch):
+    def losses(name: str) -> list[float]:
+        run = build_run(tmp_path / name)
+        run.train()
+        return run.message_hub.get_scalar("train/loss").data[0].tolist()
+
+    whole = losses("whole")
+    assert len(whole) == 18
+    monkeypatch.setattr("gatedvision.engine.loops.HISTORY_LENGTH", 4)
+    assert losses("short") == whole[-4:]
+    saved = read_checkpoint(tmp_path / "short" / "epoch_3.pth")["message_hub"]["log_scalars"]
+    assert all(len(saved[name]["log"]) == 4 for name in ("train/loss", "train/lr", "train/time"))
+
+
 def test_too_small_a_dataset_and_too_strange_a_loop_are_named(build_run, tmp_path):
     options = {"train_dataloader.batch_size": 50, "train_dataloader.drop_last": True}
     with pytest.raises(ValueError, match="too few training samples: no process has a full batch of 50"):

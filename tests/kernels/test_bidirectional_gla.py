@@ -151,6 +151,16 @@ def test_strong_gates_and_none(gain, divisor, device):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("total", [-55.0, -56.0])
+def test_chunks_on_either_side_of_the_limit(total, dtype, device):
+    """A chunk's decays are split at once down to exp(-55.4) and level by level below: here beside a weak chunk."""
+    tensors = draw((1, 96, 2, 16, 32), dtype, device)
+    for name in NAMES[3:]:
+        tensors[name][:, 32:64, 0] = total / 32
+    compare_with_reference(tensors, TOLERANCE[dtype])
+
+
 def test_gates_of_their_own_dtype(device):
     tensors = draw((1, 40, 2, 16, 32), torch.bfloat16, device)
     tensors |= {name: tensors[name].float() for name in NAMES[3:]}

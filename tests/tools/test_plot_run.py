@@ -16,7 +16,8 @@ def test_a_run_of_the_demo_is_trained_evaluated_and_drawn(run_tool, tmp_path):
     # 20 images take two lines of the grid.
     code, output, errors = run_tool("plot_run", CONFIG, tmp_path, "--images", "20", *options)
     assert code == 0 and f"drew {tmp_path}/run.png" in output, errors
-    assert Image.open(tmp_path / "run.png").size == (1400, 630)
+    with Image.open(tmp_path / "run.png") as drawing:
+        assert drawing.size == (1400, 630)
 
 
 def test_nothing_to_draw_is_one_line(fails_with, tmp_path):
