@@ -1,7 +1,7 @@
 """Ten ImageNet classes, 4,000 training and 1,000 validation images of exactly 224 x 224 pixels, kept in memory.
 
 Folders: ``$GATEDVISION_DATA/imagenette224/{train,val}/<wnid>/*.JPEG`` (``GATEDVISION_DATA`` is ``data`` when unset).
-The images fill the frame already, so evaluation takes them whole.
+The images fill the frame already, so evaluation takes them whole. They stay bytes, which the task normalises.
 """
 
 from mmengine.dataset import DefaultSampler
@@ -16,6 +16,7 @@ train_pipeline = dict(
     scale=(0.25, 1.0),
     color_jitter=0.4,
     interpolation="bicubic",
+    normalize=False,
 )
 val_pipeline = dict(
     type=create_transform,
@@ -23,6 +24,7 @@ val_pipeline = dict(
     is_training=False,
     crop_pct=1.0,
     interpolation="bicubic",
+    normalize=False,
 )
 
 train_dataloader = dict(

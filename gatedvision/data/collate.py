@@ -12,7 +12,8 @@ def collate_samples(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """Stack classification samples into one batch.
 
     Args:
-        samples: dictionaries with ``inputs``, float ``[C, H, W]`` of one common shape, and ``label``, a class index.
+        samples: dictionaries with ``inputs``, ``[C, H, W]`` of one common shape and type, and ``label``, a class
+            index.
 
     Returns:
         ``inputs`` ``[B, C, H, W]`` and ``labels`` ``[B]`` (int64).

@@ -26,6 +26,15 @@ def test_modes_agree_with_each_other():
     torch.testing.assert_close(model(images(), labels, mode="loss")["loss"], expected)
 
 
+def test_bytes_are_normalised_as_the_backbone_wants_them():
+    model = Classification({**BACKBONE, "model_name": "test_vit", "pretrained_cfg_overlay": {"mean": (0.5, 0.4, 0.3)}})
+    pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(model.backbone.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+    assert mean.flatten().tolist() == pytest.approx([0.5, 0.4, 0.3])
+    torch.testing.assert_close(model.eval()(pixels), model((pixels / 255 - mean) / std))
+    assert not any(name.endswith(("mean", "std")) for name in model.state_dict())
+
+
 def test_label_smoothing_enters_the_loss():
     model = Classification(BACKBONE, label_smoothing=0.2).eval()
     labels = torch.tensor([0, 1, 2, 3])
