@@ -51,7 +51,9 @@ def find_records(family: str = "*", kind: str = "*") -> list[Record]:
     records = []
     for path in sorted(FOLDER.glob(f"{family}/*.json")):
         facts = json.loads(path.read_text())
-        if kind in ("*", facts["kind"]):
+        # Records that do not state their kind are models if they are called after the family, and else parts.
+        own_kind = facts.get("kind") or ("model" if path.stem.startswith(f"{path.parent.name}_") else "block")
+        if kind in ("*", own_kind):
             records.append(Record(path.parent.name, path.stem, facts))
     return records
 

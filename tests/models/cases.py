@@ -17,6 +17,11 @@ class Case:
         channels: channels of each map that ``features_only`` returns.
         reductions: strides of these maps, pixels.
         small: arguments that make a quick network of the same make, for what does not depend on size.
+        mixer: class of its token mixer.
+        operator: an operator of the mixer.
+        checksum: digits of the checksum of its weights; some are published without one.
+        weights: ``"default"`` for weights in its default cfg, ``"tag"`` if weights are only to be had by the name
+            of their tag, ``"none"`` if there are none.
     """
 
     name: str
@@ -24,6 +29,10 @@ class Case:
     channels: Sequence[int]
     reductions: Sequence[int]
     small: dict[str, Any]
+    mixer: str = "GatedLinearAttention"
+    operator: str = "attend"
+    checksum: int = 64
+    weights: str = "default"
 
     def create(self, **kwargs: Any) -> Any:
         """Build the small network."""
@@ -35,7 +44,11 @@ class Case:
 
 SMALL_VIG = {"dim": 32, "depth": 4, "num_heads": 2}
 SMALL_VIG_H = {"dims": (16, 32, 48, 64), "depths": (1, 1, 2, 1), "num_heads": (1, 2, 3, 4)}
+SMALL_MOGANET = {"dims": (16, 24, 32, 48), "depths": (1, 1, 2, 1), "mlp_ratios": (2, 2, 2, 2)}
+SMALL_HORNET = {"dims": (16, 32, 48, 64), "depths": (1, 1, 2, 1)}
 STRIDES = (4, 8, 16, 32)
+HORNET = (STRIDES, SMALL_HORNET, "RecursiveGatedConv", "gate_recursively", 8)
+MOGANET = (STRIDES, SMALL_MOGANET, "MultiOrderGatedAggregation", "gated_product", 0)
 
 CASES = [
     Case("vig_t", 5_834_536, (192,) * 4, (16,) * 4, SMALL_VIG),
@@ -44,4 +57,20 @@ CASES = [
     Case("vig_h_t", 28_600_680, (96, 192, 384, 768), STRIDES, SMALL_VIG_H),
     Case("vig_h_s", 50_051_688, (96, 192, 384, 768), STRIDES, SMALL_VIG_H),
     Case("vig_h_b", 88_904_360, (128, 256, 512, 1024), STRIDES, SMALL_VIG_H),
+    Case("hornet_tiny_7x7", 22_409_512, (64, 128, 256, 512), *HORNET),
+    Case("hornet_tiny_gf", 22_991_848, (64, 128, 256, 512), *HORNET),
+    Case("hornet_small_7x7", 49_528_264, (96, 192, 384, 768), *HORNET),
+    Case("hornet_small_gf", 50_401_768, (96, 192, 384, 768), *HORNET),
+    Case("hornet_base_7x7", 87_256_680, (128, 256, 512, 1024), *HORNET),
+    Case("hornet_base_gf", 88_421_352, (128, 256, 512, 1024), *HORNET),
+    Case("hornet_base_gf_img384", 92_099_560, (128, 256, 512, 1024), *HORNET, "none"),
+    Case("hornet_large_7x7", 194_542_504, (192, 384, 768, 1536), *HORNET, "tag"),
+    Case("hornet_large_gf", 196_289_512, (192, 384, 768, 1536), *HORNET, "tag"),
+    Case("hornet_large_gf_img384", 201_806_824, (192, 384, 768, 1536), *HORNET, "tag"),
+    Case("moganet_xtiny", 2_956_066, (32, 64, 96, 192), *MOGANET),
+    Case("moganet_tiny", 5_197_332, (32, 64, 128, 256), *MOGANET),
+    Case("moganet_small", 25_335_675, (64, 128, 320, 512), *MOGANET),
+    Case("moganet_base", 43_720_475, (64, 160, 320, 512), *MOGANET),
+    Case("moganet_large", 82_480_978, (64, 160, 320, 640), *MOGANET),
+    Case("moganet_xlarge", 180_991_924, (96, 192, 480, 960), *MOGANET),
 ]

@@ -6,9 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gatedvision.layers.channel_aggregation import ChannelAggregationFFN
 from gatedvision.layers.conv_norm import ConvNorm, ConvStem
 from gatedvision.layers.gated_linear_attention import GatedLinearAttention
-from gatedvision.models import vig, vig_h
+from gatedvision.layers.multi_order_dwconv import MultiOrderDWConv
+from gatedvision.layers.multi_order_gated_aggregation import MultiOrderGatedAggregation
+from gatedvision.layers.recursive_gated_conv import RecursiveGatedConv
+from gatedvision.models import hornet, moganet, vig, vig_h
+from gatedvision.models.moganet import MogaStem
 from gatedvision.models.vig import ViGBlock
 from gatedvision.models.vig_h import ViGHBlock
 
@@ -56,7 +61,21 @@ class Part:
     takes_image: bool = False
 
 
+def recursive_gated_conv(*args: Any, **kwargs: Any) -> Part:
+    """Return the part of a gnConv record; its arguments are those of the layer."""
+    return Part(
+        lambda **dd: RecursiveGatedConv(*args, **kwargs, **dd),
+        hornet.PUBLISHED_NAMES,
+        {"": "backbone.stages.0.0.gnconv."},
+        {"stages.0.blocks.0.mixer.": ""},
+    )
+
+
 PARTS = {
+    "gnconv_order2_dw_unscaled": recursive_gated_conv(16, 2),
+    "gnconv_order3_dw": recursive_gated_conv(32, 3, scale=1 / 3),
+    "gnconv_order4_gf_native": recursive_gated_conv(32, 4, scale=1 / 3, map_size=(14, 14)),
+    "gnconv_order4_gf_resized": recursive_gated_conv(32, 4, scale=1 / 3, map_size=(14, 14)),
     "block_mixer_vig_t": Part(
         lambda **dd: GatedLinearAttention(192, 3, silu=True, **dd),
         vig.PUBLISHED_NAMES,
@@ -87,6 +106,31 @@ PARTS = {
         vig_h.PUBLISHED_NAMES,
         {"patch_embed": "", "downsample": "layers.0."},
         {"stages.1.": "", "": ""},
+        takes_image=True,
+    ),
+    "moga_channel_ffn": Part(
+        lambda **dd: ChannelAggregationFFN(12, 24, **dd),
+        moganet.PUBLISHED_NAMES,
+        {"": "blocks1.0.mlp."},
+        {"stages.0.blocks.0.mlp.": ""},
+    ),
+    "moga_gated_aggregation": Part(
+        lambda **dd: MultiOrderGatedAggregation(16, **dd),
+        moganet.PUBLISHED_NAMES,
+        {"": "blocks1.0.attn."},
+        {"stages.0.blocks.0.mixer.": ""},
+    ),
+    "moga_multiorder_dwconv": Part(
+        lambda **dd: MultiOrderDWConv(16, **dd),
+        moganet.PUBLISHED_NAMES,
+        {"": "blocks1.0.attn.value."},
+        {"stages.0.blocks.0.mixer.value.": ""},
+    ),
+    "moga_stack_stem": Part(
+        lambda **dd: MogaStem(3, 16, **dd),
+        moganet.PUBLISHED_NAMES,
+        {"": "patch_embed1."},
+        {"stem.": ""},
         takes_image=True,
     ),
 }

@@ -27,11 +27,15 @@ def image(*shape: int, seed: int = 0) -> Tensor:
 def create(case: Case, **kwargs: Any) -> Any:
     torch.manual_seed(0)
     model = case.create(**kwargs).eval()
-    # As drawn, the global branch is so small that an error in it would not show.
+    # As drawn, the global branch and branches behind a layer scale are so small that an error in them would not show.
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim > 1 and parameter.device.type != "meta":
+            if parameter.device.type == "meta":
+                continue
+            if parameter.ndim > 1:
                 parameter.normal_(std=parameter[0].numel() ** -0.5)
+            elif 0 < parameter.abs().max() < 1e-3:
+                parameter.uniform_(0.2, 0.5)
     return model
 
 
@@ -39,6 +43,11 @@ def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
     loss.backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def last_norm(model: Any) -> nn.Module:
+    """Return the norm between pooling and classifier, if there is one."""
+    return getattr(model.head, "norm", nn.Identity())
 
 
 def test_every_registered_name_has_a_row() -> None:
@@ -54,8 +63,12 @@ def test_default_cfg_describes_the_model(case: Case) -> None:
 
     cfg = model.default_cfg
     assert {f"{cfg['first_conv']}.weight", f"{cfg['classifier']}.weight"} <= set(model.state_dict())
-    assert cfg["license"] and cfg["paper_ids"] and cfg["origin_url"] and cfg["url"].startswith("https://")
-    assert len(cfg["url"].split("#sha256=")[1]) == 64
+    assert cfg["license"] and cfg["paper_ids"] and cfg["origin_url"]
+    if case.weights == "default":
+        assert cfg["url"].startswith("https://")
+        assert len(cfg["url"].partition("#sha256=")[2]) == case.checksum
+    else:
+        assert "url" not in cfg
     features = model.forward_features(torch.empty(1, *cfg["input_size"], device="meta"))
     assert tuple(features.shape) == (1, model.num_features, *cfg["pool_size"])
     assert model(torch.empty(1, *cfg["input_size"], device="meta")).shape == (1, 1000)
@@ -65,8 +78,9 @@ def test_default_cfg_describes_the_model(case: Case) -> None:
 
 @every_model
 def test_listed_with_weights(case: Case) -> None:
-    assert any(name.startswith(f"{case.name}.") for name in timm.list_models(f"{case.name}.*", pretrained=True))
-    assert any(name.startswith(f"{case.name}.") for name in gatedvision.list_models(f"{case.name}.*", pretrained=True))
+    names = timm.list_models(f"{case.name}.*", pretrained=True)
+    assert any(name.startswith(f"{case.name}.") for name in names) == (case.weights != "none")
+    assert gatedvision.list_models(f"{case.name}.*", pretrained=True) == names
 
 
 @every_model
@@ -90,7 +104,12 @@ def test_train_and_eval_are_one_function(case: Case) -> None:
     model, x = create(case), image()
     in_eval = model(x)
     eval_gradients = gradients(model, in_eval.square().sum())
-    in_train = model.train()(x)
+    model.train()
+    # Batch norms are two functions by nature.
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    in_train = model(x)
     train_gradients = gradients(model, in_train.square().sum())
     assert torch.equal(in_eval, in_train)
     assert all(torch.equal(train_gradients[name], gradient) for name, gradient in eval_gradients.items())
@@ -174,19 +193,21 @@ def test_prune_intermediate_layers(case: Case, prune_norm: bool) -> None:
 @every_model
 def test_reset_classifier(case: Case) -> None:
     model, x = create(case, global_pool="max").requires_grad_(False), image()
-    features = model.forward_features(x)
-    pooled = features.amax((2, 3))
+    features, norm = model.forward_features(x), last_norm(model)
+    pooled = norm(features.amax((2, 3), keepdim=True)).flatten(1)
     torch.testing.assert_close(model.forward_head(features, pre_logits=True), pooled)
 
     model.reset_classifier(0)
     assert model.num_classes == 0
     torch.testing.assert_close(model(x), pooled)
     model.reset_classifier(0, "")
-    torch.testing.assert_close(model(x), features)
+    torch.testing.assert_close(model(x), norm(features))
     assert not any(p.requires_grad for p in model.parameters())
 
-    model.double().reset_classifier(7, "catavgmax")
-    assert model.head_hidden_size == model.get_classifier().in_features == 2 * model.num_features
+    # A norm between pooling and classifier keeps the width.
+    pool, multiple = ("catavgmax", 2) if isinstance(norm, nn.Identity) else ("avgmax", 1)
+    model.double().reset_classifier(7, pool)
+    assert model.head_hidden_size == model.get_classifier().in_features == multiple * model.num_features
     assert model.get_classifier().weight.dtype == torch.float64 and not model.head.training
     assert model(x.double()).shape == (2, 7)
 
@@ -196,7 +217,9 @@ def test_without_classifier(case: Case) -> None:
     x = image()
     pooled, unpooled = create(case, num_classes=0), create(case, num_classes=0, global_pool="")
     assert pooled(x).shape == (2, pooled.head_hidden_size)
-    torch.testing.assert_close(unpooled(x).mean((2, 3)), pooled(x))
+    features, norm = pooled.forward_features(x), last_norm(pooled)
+    torch.testing.assert_close(pooled(x), norm(features.mean((2, 3), keepdim=True)).flatten(1))
+    torch.testing.assert_close(unpooled(x), norm(features))
 
 
 @every_model
@@ -206,7 +229,7 @@ def test_grad_checkpointing_changes_nothing(case: Case) -> None:
     expected_gradients = gradients(model, expected.square().sum())
     calls = []
     for module in model.modules():
-        if type(module).__name__ == "GatedLinearAttention":
+        if type(module).__name__ == case.mixer:
             module.register_forward_hook(lambda *_: calls.append(1))
     model.set_grad_checkpointing()
     actual = model(x)
@@ -248,7 +271,7 @@ def test_init_weights_fills_an_empty_model(case: Case) -> None:
     for network in (model, empty):
         torch.manual_seed(3)
         network.init_weights()
-    assert not dict(empty.named_buffers())
+    assert {name for name, _ in empty.named_buffers()} <= set(empty.state_dict())
     torch.testing.assert_close(empty.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
@@ -281,7 +304,7 @@ def test_fx(case: Case) -> None:
     _, eval_nodes = get_graph_node_names(model)
     traced = create_feature_extractor(model, [eval_nodes[-1]])
     # Operators stay whole, whatever they do inside.
-    assert any("attend" in node for node in eval_nodes)
+    assert any(case.operator in node for node in eval_nodes)
     torch.testing.assert_close(traced(x)[eval_nodes[-1]], model(x), rtol=1e-4, atol=1e-5)
 
 

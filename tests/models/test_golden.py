@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 import gatedvision
@@ -105,8 +106,11 @@ def build_part(record: Record, dtype: torch.dtype) -> tuple[nn.Module, dict[str,
         (renamed,) = rename_published({place + key: torch.empty(0)}, part.rules)
         begin = next(begin for begin in part.renamed if renamed.startswith(begin))
         own_names[key] = part.renamed[begin] + renamed.removeprefix(begin)
-    module.load_state_dict({own_names[key]: value for key, value in record.weights(dtype).items()})
-    return module, own_names
+    # Linear layers and scales are published as kernels and maps of one pixel.
+    shapes = {name: value.shape for name, value in module.state_dict().items()}
+    weights = {own_names[key]: value for key, value in record.weights(dtype).items()}
+    module.load_state_dict({name: value.reshape(shapes[name]) for name, value in weights.items()})
+    return module.eval(), own_names
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -133,7 +137,9 @@ def test_part(record: Record, dtype: torch.dtype, device: str) -> None:
         tokens[name] = value if tokens_in else value.flatten(2).transpose(1, 2)
     parameters = dict(module.named_parameters())
     for name, values in record.arrays().items():
-        if name.startswith("grad."):
+        if name == "y":
+            assert_near(tokens["y"].transpose(1, 2), values.flatten(2), tolerance, name)
+        elif name.startswith("grad."):
             key, _, statistic = name.removeprefix("grad.").rpartition(".")
             gradient = parameters[own_names[key]].grad
             assert gradient is not None, key
@@ -167,25 +173,35 @@ def split_record_name(record: Record) -> tuple[str, str]:
     return model, stem.removeprefix(model).strip("_")
 
 
-# Arguments that turn a model into the form of its record.
-FORMS: dict[str, dict[str, Any]] = {
-    "": {},
-    "backbone": {"features_only": True, "feature_norms": True},
+# Arguments that turn a model into the form of its record, by family.
+FORMS: dict[str, dict[str, dict[str, Any]]] = {
+    "hornet": {
+        "dense": {"features_only": True, "feature_norms": True},
+        "seg_dense": {"features_only": True, "feature_norms": True, "img_size": 384},
+    },
+    "moganet": {
+        "dense": {"features_only": True},
+        "doublegate": {"double_gate": True},
+        "nofinaldil": {"final_dilation": False},
+    },
+    "vig": {"backbone": {"features_only": True, "feature_norms": True}},
 }
 
 
-def run_model(model: nn.Module, form: str, x: Tensor) -> dict[str, Tensor]:
-    """Return what records name: maps by place, and logits."""
-    if FORMS[form].get("features_only"):
-        return {f"out{index}": x for index, x in enumerate(model(x))}
+def run_model(model: nn.Module, x: Tensor, first: int) -> dict[str, Tensor]:
+    """Return what records name, counting from ``first``: maps by place, and logits."""
+    if isinstance(model, FeatureGetterNet):
+        maps = dict(enumerate(model(x), first))
+        return {f"out{index}": x for index, x in maps.items()} | {f"level{index}": x for index, x in maps.items()}
     features, taps = model.forward_intermediates(x)
     found = {"patch_embed": model.stem(x).permute(0, 3, 1, 2), "norm": features, "logits": model.forward_head(features)}
-    for index, tap in enumerate(taps):
+    for index, tap in enumerate(taps, first):
         found[f"block{index}"] = found[f"stage{index}"] = tap
     return found
 
 
 REDUCE = {
+    "rms": lambda x: x.square().mean().sqrt(),
     "mean": lambda x: x.mean((0, 2, 3)),
     "corner": lambda x: x[0, :8, 0, 0],
     "far": lambda x: x[-1, :8, -1, -1],
@@ -204,17 +220,18 @@ def model_runs() -> list[Any]:
 @pytest.mark.parametrize(("record", "dtype"), model_runs())
 def test_model(record: Record, dtype: torch.dtype, device: str, tmp_path: Path) -> None:
     name, form = split_record_name(record)
+    options = FORMS[record.family][form] if form else {}
     file = tmp_path / "published.pth"
     torch.save({"model": record.weights(dtype)}, file)
-    model = timm.create_model(
-        name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, dtype=dtype, **FORMS[form]
-    ).eval()
+    overlay = {"file": str(file)}
+    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, dtype=dtype, **options).eval()
     file.unlink()
     model.to(device)
     assert sum(p.numel() for p in model.parameters()) == record.facts["num_params"]
 
     with torch.inference_mode():
-        found = run_model(model, form, draw_input(*record.facts["input_shape"]).to(device, dtype))
+        x = draw_input(*record.facts["input_shape"]).to(device, dtype)
+        found = run_model(model, x, first=0 if record.family == "vig" else 1)
     tolerance = FLOAT64 if dtype == torch.float64 else FLOAT32
     expected = record.arrays()
     for what, values in expected.items():
@@ -226,5 +243,8 @@ def test_model(record: Record, dtype: torch.dtype, device: str, tmp_path: Path) 
         else:
             place, statistic = what.rsplit("_", 1)
             # Channel means nearly cancel: the map's own values give the scale.
-            scale = float(torch.cat([expected[f"{place}_corner"], expected[f"{place}_far"]]).std())
+            if f"{place}_rms" in expected:
+                scale = float(expected[f"{place}_rms"])
+            else:
+                scale = float(torch.cat([expected[f"{place}_corner"], expected[f"{place}_far"]]).std())
             assert_near(REDUCE[statistic](found[place]), values, tolerance, what, scale)

@@ -1,0 +1,179 @@
+"""The global-local filter of HorNet: half of the channels filtered among neighbours, half over the whole map.
+
+Shapes: B batch, H and W sides of the map, C channels, F = W // 2 + 1 frequencies along the width (those of
+negative sign are conjugates in a real map).
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_function
+from torch import Tensor, nn
+
+from gatedvision.layers.depthwise_conv import DepthwiseConv
+
+# Before torch 2.7 nothing told an export from a compilation, which takes matrix products as well.
+_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+def resize_spectrum(weight: Tensor, height: int, frequencies: int) -> Tensor:
+    """Resize stored filters: bilinear, corners aligned, real and imaginary parts apart.
+
+    Args:
+        weight: ``[C, h, f, 2]``, real and imaginary parts last.
+        height: rows, H.
+        frequencies: columns, F.
+
+    Returns:
+        ``[C, H, F, 2]`` in float32 or wider; the stored filters themselves if they fit.
+    """
+    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    if torch.jit.is_scripting():
+        comparable = True
+    else:
+        # The sides of an exported program may be open, and comparing them would settle them.
+        comparable = not _exporting()
+    if comparable and weight.shape[1] == height and weight.shape[2] == frequencies:
+        return weight
+    planes = weight.permute(3, 0, 1, 2)
+    planes = F.interpolate(planes, size=[height, frequencies], mode="bilinear", align_corners=True)
+    return planes.permute(1, 2, 3, 0)
+
+
+def filter_spectrum(x: Tensor, weight: Tensor, form: str = "auto") -> Tensor:
+    """Multiply each channel's two-dimensional spectrum by a complex filter of its own.
+
+    Both transforms are orthonormal. The inverse goes over the height first, and the one over the width takes
+    its frequency 0, and the highest of an even width, as real, whatever the filter has made of them.
+
+    Args:
+        x: maps ``[B, H, W, C]``.
+        weight: filters ``[C, h, f, 2]``, real and imaginary parts last, resized to ``[C, H, F, 2]``.
+        form: ``"fft"``; ``"matrix"``, the same with Fourier transforms as matrix products, which needs no
+            complex numbers; ``"auto"`` takes the latter for what ``torch.export`` records and for ONNX.
+
+    Returns:
+        ``[B, H, W, C]`` in float32 or wider.
+
+    Raises:
+        ValueError: for an unknown form.
+    """
+    if form not in ("auto", "fft", "matrix"):
+        raise ValueError(f"form must be 'auto', 'fft' or 'matrix', got {form!r}")
+    if form == "auto":
+        form = "matrix" if _exporting() or torch.onnx.is_in_onnx_export() else "fft"
+    if form == "fft":
+        return _filter_by_fft(x, weight)
+    # Products of matrices are what autocast rounds to sixteen bits.
+    if torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            return _filter_by_matrices(x, weight)
+    return _filter_by_matrices(x, weight)
+
+
+# torch.fx keeps functions whole only if their names begin with a letter.
+@register_notrace_function
+def apply_filter_spectrum(x: Tensor, weight: Tensor) -> Tensor:
+    """Call the operator: a leaf for torch.fx, plain torch in TorchScript."""
+    if torch.jit.is_scripting():
+        return _filter_by_fft(x, weight)
+    else:
+        return filter_spectrum(x, weight)
+
+
+def _fit(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the map in float32 or wider and the filters in its type and size."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return x, resize_spectrum(weight, x.shape[1], x.shape[2] // 2 + 1).to(x.dtype)
+
+
+def _filter_by_fft(x: Tensor, weight: Tensor) -> Tensor:
+    x, weight = _fit(x, weight)
+    spectrum = torch.fft.rfft2(x, dim=[1, 2], norm="ortho")
+    # Contiguous also where weights are kept channels-last: real and imaginary parts have to be neighbours.
+    spectrum = spectrum * torch.view_as_complex(weight.permute(1, 2, 0, 3).contiguous())
+    return torch.fft.irfft2(spectrum, s=[x.shape[1], x.shape[2]], dim=[1, 2], norm="ortho")
+
+
+def _filter_by_matrices(x: Tensor, weight: Tensor) -> Tensor:
+    x, weight = _fit(x, weight)
+    height, width = x.shape[1], x.shape[2]
+    frequencies = width // 2 + 1
+    filter_real, filter_imag = weight.permute(3, 1, 2, 0).unsqueeze(3).unbind()  # [H, F, 1, C]
+
+    # Over the width, a real map gives a complex one; over the height, complex numbers are multiplied.
+    cos, sin = _waves(frequencies, width, width, x)
+    x = x.permute(2, 1, 0, 3).contiguous()  # [W, H, B, C]
+    real, imag = _multiply(cos, x).transpose(0, 1).contiguous(), -_multiply(sin, x).transpose(0, 1).contiguous()
+    cos, sin = _waves(height, height, height, x)
+    real, imag = _multiply(cos, real) + _multiply(sin, imag), _multiply(cos, imag) - _multiply(sin, real)
+    real, imag = real * filter_real - imag * filter_imag, real * filter_imag + imag * filter_real  # [H, F, B, C]
+    real, imag = _multiply(cos, real) - _multiply(sin, imag), _multiply(cos, imag) + _multiply(sin, real)
+    real, imag = real.transpose(0, 1).contiguous(), imag.transpose(0, 1).contiguous()
+
+    # A frequency stands for its conjugate, too, unless it is its own: 0 and the highest of an even width.
+    frequency = torch.arange(frequencies, device=x.device)
+    count = torch.where((frequency == 0) | (2 * frequency == width), 1, 2).to(x.dtype)
+    cos, sin = _waves(width, frequencies, width, x)
+    y = _multiply(cos * count, real) - _multiply(sin * count, imag)
+    return y.permute(2, 1, 0, 3) / (height * width)
+
+
+def _multiply(matrix: Tensor, x: Tensor) -> Tensor:
+    """Multiply a matrix by the first axis of a contiguous ``x``, all other axes taken together."""
+    return (matrix @ x.flatten(1)).view(matrix.shape[0], x.shape[1], x.shape[2], x.shape[3])
+
+
+def _waves(rows: int, columns: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine ``[rows, columns]`` of row times column turns over the length."""
+    turns = torch.outer(torch.arange(rows, device=like.device), torch.arange(columns, device=like.device))
+    # Whole turns go before rounding: large angles have few digits left of their fraction. The divisor is a tensor
+    # because the ONNX exporter wants one where sides are open.
+    rest = turns % torch.full((), length, device=like.device)
+    angles = rest.to(like.dtype) * (2 * math.pi) / length
+    return angles.cos(), angles.sin()
+
+
+class GlobalLocalFilter(nn.Module):
+    """Filter one half of the channels by a 3x3 convolution, the other by its spectrum (HorNet, arXiv:2207.14284).
+
+    The halves are interleaved afterwards, so that every second channel has seen the whole map. Layer norms
+    (eps 1e-6) stand before and after. The spectral half is computed in float32 or wider also in autocast.
+
+    Args:
+        dim: channels, even.
+        map_size: rows and columns of the maps that the stored filters ``[C / 2, H, F, 2]`` fit; for other maps
+            they are resized in the forward pass.
+        device: where the parameters are created.
+        dtype: in which type the parameters are created.
+
+    Raises:
+        ValueError: if ``dim`` is odd or ``map_size`` not positive.
+    """
+
+    def __init__(self, dim: int, map_size: tuple[int, int], device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        if dim % 2:
+            raise ValueError(f"dim must be even, one half for each filter, got {dim}")
+        height, width = map_size
+        if min(height, width) < 1:
+            raise ValueError(f"map_size must be positive, got {tuple(map_size)}")
+        dd = {"device": device, "dtype": dtype}
+        self.norm_pre = nn.LayerNorm(dim, eps=1e-6, **dd)
+        self.conv_dw = DepthwiseConv(dim // 2, 3, bias=False, **dd)
+        self.complex_weight = nn.Parameter(torch.empty(dim // 2, height, width // 2 + 1, 2, **dd))
+        self.norm_post = nn.LayerNorm(dim, eps=1e-6, **dd)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the spectral filters from a normal distribution of deviation 0.02."""
+        nn.init.normal_(self.complex_weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Filter ``[B, H, W, C]``, channels last, of any size."""
+        near, far = self.norm_pre(x).chunk(2, dim=-1)
+        near = self.conv_dw(near)
+        far = apply_filter_spectrum(far, self.complex_weight).to(near.dtype)
+        return self.norm_post(torch.stack([near, far], dim=-1).flatten(-2))
