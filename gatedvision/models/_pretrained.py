@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, TypeVar
-from urllib.parse import urldefrag
+from urllib.parse import urldefrag, urlsplit
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -102,7 +102,8 @@ def _download(variant: str, url: str, folder: Path) -> str:
         RuntimeError: if the download fails or the checksum is another one.
     """
     url, fragment = urldefrag(url)
-    path = folder / url.rsplit("/", 1)[-1]
+    # Some links end in a query, which would be the same name for every file.
+    path = folder / urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1]
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         try:

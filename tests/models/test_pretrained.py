@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+import gatedvision  # noqa: F401  registers the models
 from tests.golden.golden import find_records
 
 IMAGE = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -182,6 +183,14 @@ def test_download_is_verified_and_kept(vig_t_file: Path, tmp_path: Path) -> None
     vig_t_file.unlink()
     model = timm.create_model("vig_t", pretrained_cfg_overlay=right, **arguments).eval()
     assert torch.equal(run(model), expected)
+
+
+def test_links_that_end_in_a_query_have_files_of_their_own(vig_t_file: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "cache" / "1a2b3c"
+    kept.parent.mkdir()
+    vig_t_file.rename(kept)
+    link = {"url": "http://127.0.0.1:9/f/1a2b3c/?dl=1"}
+    timm.create_model("vig_t", pretrained=True, cache_dir=kept.parent, pretrained_cfg_overlay=link)
 
 
 def test_without_network_the_error_names_the_way_out(tmp_path: Path) -> None:
