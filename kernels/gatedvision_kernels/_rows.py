@@ -9,6 +9,8 @@ from gatedvision_kernels._triton import triton
 
 # Measured in elements; a warp of 32 threads then holds 1,024 of them, 32 a thread.
 TILE_ELEMENTS = 4096
+# Widths such as 704 are no power of two: narrow blocks leave fewer lanes idle at their end.
+MAX_BLOCK_WIDTH = 256
 # Enough programs in flight to hide the latency of memory, few enough to keep partial sums small.
 PROGRAMS_PER_MULTIPROCESSOR = 4
 
@@ -35,6 +37,17 @@ def tile_of(width: int, elements: int = TILE_ELEMENTS) -> dict[str, int]:
     block_rows = max(1, elements // block_width)
     num_warps = min(16, max(4, block_rows * block_width // 1024))
     return {"BLOCK_ROWS": block_rows, "BLOCK_WIDTH": block_width, "num_warps": num_warps}
+
+
+@functools.lru_cache
+def block_of(width: int) -> dict[str, int]:
+    """Choose the launch settings of an elementwise kernel that cuts rows of ``width`` elements into blocks.
+
+    Returns:
+        The keyword arguments ``BLOCK_ROWS``, ``BLOCK_WIDTH`` (powers of two) and ``num_warps``; 16 elements a thread.
+    """
+    block_width = min(triton.next_power_of_2(width), MAX_BLOCK_WIDTH)
+    return {"BLOCK_ROWS": 2048 // block_width, "BLOCK_WIDTH": block_width, "num_warps": 4}
 
 
 def num_programs(device: torch.device, num_blocks: int) -> int:

@@ -53,6 +53,8 @@ def two_ways(
     operator.register_autograd(partial(differentiate, backward_operator), setup_context=save)
 
     def call(*args: Any) -> Any:
-        return operator(*args) if torch.compiler.is_compiling() else Eager.apply(*args)
+        if torch.compiler.is_compiling():
+            return operator(*args)
+        return Eager.apply(*args) if torch.is_grad_enabled() else forward(*args)
 
     return call

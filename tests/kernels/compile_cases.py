@@ -63,6 +63,36 @@ def rms_norm_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     yield Case("add_rms_norm backward", backward, dtype, types, tile)
 
 
+def layer_norm_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    forward, backward = module("layer_norm")._forward_kernel, module("layer_norm")._backward_kernel
+    vectors = {"scale_ptr": "*fp32", "weight_ptr": "*fp32", "bias_ptr": "*fp32", "grad_vectors_ptr": "*fp32"}
+    # The stream is wider than the branches where it is float32 under autocast.
+    types = vectors | {"eps": "fp32", "residual_ptr": "*fp32", "total_ptr": "*fp32", "grad_residual_ptr": "*fp32"}
+    tile = {"WIDTH": 480, "BLOCK_ROWS": 4, "BLOCK_WIDTH": 512}
+    alone = {"residual_ptr": None, "scale_ptr": None, "total_ptr": None}
+    yield Case("layer_norm forward", forward, dtype, types, tile | alone)
+    yield Case("add_layer_norm forward", forward, dtype, types, tile)
+    alone = {"x_ptr": None, "scale_ptr": None, "grad_total_ptr": None, "grad_x_ptr": None}
+    yield Case("layer_norm backward", backward, dtype, types, tile | alone | {"VECTORS": 2})
+    yield Case("add_layer_norm backward", backward, dtype, types, tile | {"VECTORS": 3})
+
+
+def bias_gelu_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    types = {"bias_ptr": "*fp32", "sums_ptr": "*fp32"}
+    constants = {"WIDTH": 1024, "BLOCK_ROWS": 8, "BLOCK_WIDTH": 256}
+    yield Case("bias_gelu forward", module("bias_gelu")._forward_kernel, dtype, types, constants)
+    yield Case("bias_gelu backward", module("bias_gelu")._backward_kernel, dtype, types, constants)
+
+
+def recursive_gate_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    types = {"scale": "fp32", "sums_ptr": "*fp32"}
+    constants = {"WIDTH": 64, "BLOCK_ROWS": 32, "BLOCK_WIDTH": 64}
+    yield Case("recursive_gate forward", module("recursive_gate")._forward_kernel, dtype, types, constants)
+    backward = module("recursive_gate")._backward_kernel
+    yield Case("recursive_gate backward, first step", backward, dtype, types, constants | {"sums_ptr": None})
+    yield Case("recursive_gate backward, last step", backward, dtype, types, constants | {"y_ptr": None})
+
+
 def gated_norm_mix_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     types = {"global_weight_ptr": "*fp32", "local_weight_ptr": "*fp32", "grad_weights_ptr": "*fp32", "eps": "fp32"}
     constants = {"SILU": True, "WIDTH": 64, "BLOCK_ROWS": 32, "BLOCK_WIDTH": 64}
@@ -74,6 +104,57 @@ def swiglu_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     constants = {"WIDTH": 1024, "BLOCK_ROWS": 16, "BLOCK_WIDTH": 256}
     yield Case("swiglu forward", module("swiglu")._forward_kernel, dtype, {}, constants)
     yield Case("swiglu backward", module("swiglu")._backward_kernel, dtype, {}, constants)
+
+
+def gated_product_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    constants = {"DOUBLE": True, "WIDTH": 96, "BLOCK_ROWS": 4, "BLOCK_WIDTH": 128}
+    yield Case("gated_product forward", module("gated_product")._forward_kernel, dtype, {}, constants)
+    yield Case("gated_product backward", module("gated_product")._backward_kernel, dtype, {}, constants)
+
+
+def channel_aggregation_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    sums = {"grad_vectors_ptr": "*fp32", "grad_bias_ptr": "*fp32"}
+    types = {"common_weight_ptr": "*fp32", "common_bias_ptr": "*fp32", "scale_ptr": "*fp32"} | sums
+    constants = {"WIDTH": 192, "BLOCK_ROWS": 2, "BLOCK_WIDTH": 256}
+    forward, backward = (getattr(module("channel_aggregation"), f"_{way}_kernel") for way in ("forward", "backward"))
+    yield Case("channel_aggregation forward", forward, dtype, types, constants)
+    yield Case("channel_aggregation backward", backward, dtype, types, constants)
+
+
+def spatial_decomposition_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    types = {"scale_ptr": "*fp32", "sums_ptr": "*fp32", "grad_sums_ptr": "*fp32"}
+    constants = {"SHARES": 8, "WIDTH": 32, "BLOCK_ROWS": 16, "BLOCK_WIDTH": 32}
+    for name in ("sum", "forward", "backward_sum", "backward"):
+        kernel = getattr(module("spatial_decomposition"), f"_{name}_kernel")
+        yield Case(f"spatial_decomposition {name}", kernel, dtype, types, constants)
+
+
+def depthwise_conv2d_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    strips = module("depthwise_conv2d._strips")
+    types = {"weight_ptr": "*fp32", "bias_ptr": "*fp32", "sums_ptr": "*fp32"}
+
+    def constants_of(kernel_size: int, dilation: int) -> dict[str, Any]:
+        tile = strips.tile_of(kernel_size, dilation, width=28, channels=224)
+        return tile | {"L": strips.lines_of(tile["BLOCK"], num_warps=4)}
+
+    # Each pixel of a strip and each tap is code of its own: the widest kernels take long.
+    forward = module("depthwise_conv2d.convolve")._convolve_kernel
+    constants = constants_of(7, 1) if dtype == "bf16" else constants_of(3, 3)
+    yield Case("depthwise_conv2d forward", forward, dtype, types, constants | {"PIXEL": 224, "TURN": False})
+    if dtype != "bf16":
+        # Triton makes constants of numbers that are 1, as of a single pixel.
+        ones = dict.fromkeys(("height", "width", "strips", "strips_per_row", "slabs", "slab_rows"), 1)
+        constants |= ones | {"PIXEL": 224, "TURN": True, "bias_ptr": None}
+        yield Case("depthwise_conv2d gradient of a pixel", forward, dtype, types, constants)
+    backward = module("depthwise_conv2d.weight_gradient")._weight_gradient_kernel
+    constants = constants_of(5, 1) if dtype == "bf16" else constants_of(3, 3)
+    constants |= {"X_PIXEL": 224, "GRAD_PIXEL": 224, "ROWS": 2}
+    yield Case("depthwise_conv2d gradient of the weight", backward, dtype, types, constants)
+
+
+def column_sum_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    constants = {"WIDTH": 64, "BLOCK_ROWS": 8, "BLOCK_WIDTH": 64}
+    yield Case("column sum", module("_column_sum")._column_sum_kernel, dtype, {"sums_ptr": "*fp32"}, constants)
 
 
 def bidirectional_gla_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
@@ -105,8 +186,16 @@ def bidirectional_gla_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
 
 OPERATORS: tuple[Callable[[str, GPUTarget], Iterator[Case]], ...] = (
     rms_norm_cases,
+    layer_norm_cases,
+    bias_gelu_cases,
+    recursive_gate_cases,
     gated_norm_mix_cases,
     swiglu_cases,
+    gated_product_cases,
+    channel_aggregation_cases,
+    spatial_decomposition_cases,
+    depthwise_conv2d_cases,
+    column_sum_cases,
     bidirectional_gla_cases,
 )
 

@@ -12,6 +12,8 @@ import pytest
 
 import gatedvision_kernels
 
+# Two cores take minutes for all kernels, and longer beside other tests.
+pytestmark = pytest.mark.timeout(1200)
 BINARIES = {"cuda:80": "cubin", "cuda:90": "cubin", "hip:gfx942": "hsaco"}
 
 

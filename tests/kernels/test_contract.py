@@ -12,7 +12,24 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import gatedvision_kernels
-from gatedvision_kernels import add_rms_norm, bidirectional_gla, gated_norm_mix, rms_norm, swiglu
+from gatedvision_kernels import (
+    add_layer_norm,
+    add_rms_norm,
+    bias_gelu,
+    bias_gelu_linear,
+    bidirectional_gla,
+    channel_aggregation,
+    channel_aggregation_linear,
+    depthwise_conv2d,
+    gated_norm_mix,
+    gated_product,
+    gated_product_linear,
+    layer_norm,
+    recursive_gate,
+    rms_norm,
+    spatial_decomposition,
+    swiglu,
+)
 
 
 class Operator(NamedTuple):
@@ -40,6 +57,18 @@ OPERATORS = {
         },
         tolerance=1e-5,  # gradients of the decays are differences of sums over tokens
     ),
+    "bias_gelu": Operator(bias_gelu, {"x": (5, 13)}, {"bias": (13,)}),
+    "bias_gelu_linear": Operator(
+        bias_gelu_linear, {"x": (5, 13)}, {"x_bias": (13,), "weight": (7, 13), "bias": (7,)}, tolerance=4e-6
+    ),
+    "layer_norm": Operator(layer_norm, {"x": (5, 13)}, {"weight": (13,), "bias": (13,)}),
+    "add_layer_norm": Operator(
+        add_layer_norm, {"x": (5, 13), "residual": (5, 13)}, {"scale": (13,), "weight": (13,), "bias": (13,)}
+    ),
+    "recursive_gate": Operator(
+        recursive_gate, {"x": (5, 3), "gates": (5, 9)}, {"weight": (18,), "bias": (6,)}, tolerance=4e-6
+    ),
+    "depthwise_conv2d": Operator(depthwise_conv2d, {"x": (3, 4, 13)}, {"weight": (13, 1, 3, 3), "bias": (13,)}),
     "rms_norm": Operator(rms_norm, {"x": (5, 13)}, {"weight": (13,)}),
     "add_rms_norm": Operator(add_rms_norm, {"x": (5, 13), "residual": (5, 13)}, {"weight": (13,)}),
     "gated_norm_mix": Operator(
@@ -48,6 +77,19 @@ OPERATORS = {
         {"global_weight": (13,), "local_weight": (13,)},
     ),
     "swiglu": Operator(swiglu, {"x": (5, 26)}),
+    "spatial_decomposition": Operator(spatial_decomposition, {"x": (2, 3, 13)}, {"scale": (13,)}),
+    "gated_product": Operator(gated_product, {"gate": (5, 13), "value": (5, 13)}),
+    "gated_product_linear": Operator(
+        gated_product_linear, {"gate": (5, 13), "value": (5, 13)}, {"weight": (7, 13), "bias": (7,)}
+    ),
+    "channel_aggregation": Operator(
+        channel_aggregation, {"x": (5, 13)}, {"common_weight": (13,), "common_bias": (1,), "scale": (13,)}
+    ),
+    "channel_aggregation_linear": Operator(
+        channel_aggregation_linear,
+        {"x": (5, 13)},
+        {"common_weight": (13,), "common_bias": (1,), "scale": (13,), "weight": (7, 13), "bias": (7,)},
+    ),
 }
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -137,7 +179,7 @@ def test_autocast_changes_nothing(backend, call, inputs_of, device):
 def test_registration(name, inputs_of):
     """Torch's own checks: schema, shape inference, autograd and tracing with unknown sizes."""
     operator = getattr(torch.ops.gatedvision, name).default
-    options = {"eps": 1e-6, "activation": "silu", "scale": 1.0}
+    options = {"double": False, "eps": 1e-6, "activation": "silu", "scale": 1.0, "dilation": 1}
     inputs = inputs_of(2)
     arguments = [
         inputs[a.name].requires_grad_() if a.name in inputs else options[a.name] for a in operator._schema.arguments

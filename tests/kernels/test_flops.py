@@ -17,3 +17,13 @@ def test_forward_and_backward_count_the_recurrence():
         output.sum().backward()
     assert forward.get_total_flops() == BATCH * TOKENS * HEADS * 8 * K * V
     assert backward.get_total_flops() == BATCH * TOKENS * HEADS * 20 * K * V
+
+
+def test_depthwise_convolution_counts_a_product_per_tap():
+    x, weight = (torch.empty(shape, device="meta", requires_grad=True) for shape in ((2, 8, 6, 12), (12, 1, 5, 5)))
+    with FlopCounterMode(display=False) as forward:
+        output = torch.ops.gatedvision.depthwise_conv2d(x, weight, None, 2)
+    with FlopCounterMode(display=False) as backward:
+        output.sum().backward()
+    assert forward.get_total_flops() == 2 * x.numel() * 25
+    assert backward.get_total_flops() == 4 * x.numel() * 25
