@@ -1,26 +1,45 @@
 """The channel mixer of MogaNet: a convolutional MLP that weighs anew what its channels do not share."""
 
-from typing import Any
+from typing import Any, Optional
 
 import torch
-import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
 from gatedvision.layers.depthwise_conv import DepthwiseConv
+from gatedvision_kernels import channel_aggregation_linear, channel_aggregation_linear_reference
 
 
 # torch.fx keeps functions whole only if their names begin with a letter.
 @register_notrace_function
-def decompose_channels(x: Tensor, common: Tensor, scale: Tensor) -> Tensor:
-    """Return ``x + scale * (x - gelu(common))``, which weighs anew what differs from a channel common to all.
+def project_aggregated_channels(
+    x: Tensor,
+    common_weight: Tensor,
+    common_bias: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],
+) -> Tensor:
+    """Call the operator: a leaf for torch.fx, plain torch in TorchScript; autocast applies to ``x``.
 
     Args:
-        x: ``[..., C]``.
-        common: ``[..., 1]``.
-        scale: ``[C]``.
+        x: ``[..., E]``.
+        common_weight: ``[1, E]``, of the linear layer to a channel common to all.
+        common_bias: ``[1]``.
+        scale: ``[E]``, factor of what differs from the common channel.
+        weight: ``[D, E]``, of the linear layer after it.
+        bias: ``[D]`` or nothing.
+
+    Returns:
+        ``[..., D]``.
     """
-    return x + scale * (x - F.gelu(common))
+    common_weight = common_weight.flatten()
+    if torch.jit.is_scripting():
+        return channel_aggregation_linear_reference(x, common_weight, common_bias, scale, weight, bias)
+    else:
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        return channel_aggregation_linear(x, common_weight, common_bias, scale, weight, bias)
 
 
 class ChannelAggregationFFN(nn.Module):
@@ -56,5 +75,11 @@ class ChannelAggregationFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, H, W, C]`` to the same shape."""
-        h = F.gelu(self.conv_dw(self.proj_in(x)))
-        return self.proj_out(decompose_channels(h, self.proj_common(h), self.scale))
+        return project_aggregated_channels(
+            self.conv_dw(self.proj_in(x)),
+            self.proj_common.weight,
+            self.proj_common.bias,
+            self.scale,
+            self.proj_out.weight,
+            self.proj_out.bias,
+        )

@@ -2,28 +2,33 @@
 
 from typing import Any, Optional
 
-import torch.nn.functional as F
+import torch
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
+
+from gatedvision_kernels import depthwise_conv2d, depthwise_conv2d_reference
 
 
 # torch.fx keeps functions whole only if their names begin with a letter.
 @register_notrace_function
-def convolve_depthwise(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-    """Convolve each channel with a kernel of its own, zeros around the map, which keeps its size.
+def convolve_depthwise(x: Tensor, weight: Tensor, bias: Optional[Tensor], dilation: int = 1) -> Tensor:
+    """Call the operator: a leaf for torch.fx, plain torch in TorchScript; autocast applies to ``x``.
 
     Args:
         x: maps ``[B, H, W, C]``.
         weight: kernels ``[C, 1, k, k]``, k odd.
         bias: ``[C]`` or nothing.
+        dilation: distance between the taps, pixels.
 
     Returns:
-        ``[B, H, W, C]``.
+        ``[B, H, W, C]``, contiguous.
     """
-    padding = weight.shape[-1] // 2
-    # The permuted views keep channels last in memory, so nothing is copied around the convolution.
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=padding, groups=weight.shape[0])
-    return y.permute(0, 2, 3, 1)
+    if torch.jit.is_scripting():
+        return depthwise_conv2d_reference(x, weight, bias, dilation)
+    else:
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        return depthwise_conv2d(x, weight, bias, dilation=dilation)
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -31,8 +36,9 @@ class DepthwiseConv(nn.Conv2d):
 
     Args:
         dim: channels.
-        kernel_size: side of the kernel, pixels, odd.
+        kernel_size: side of the kernel, pixels, odd; on a GPU, 3, 5 and 7 are fast.
         bias: add a learned constant to each channel.
+        dilation: distance between the taps, pixels.
         device: where the parameters are created.
         dtype: in which type the parameters are created.
 
@@ -40,13 +46,29 @@ class DepthwiseConv(nn.Conv2d):
         ValueError: if ``kernel_size`` is even.
     """
 
-    def __init__(self, dim: int, kernel_size: int, bias: bool = True, device: Any = None, dtype: Any = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        kernel_size: int,
+        bias: bool = True,
+        dilation: int = 1,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, for the map to keep its size, got {kernel_size}")
         super().__init__(
-            dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, bias=bias, device=device, dtype=dtype
+            dim,
+            dim,
+            kernel_size,
+            padding=kernel_size // 2 * dilation,
+            dilation=dilation,
+            groups=dim,
+            bias=bias,
+            device=device,
+            dtype=dtype,
         )
 
     def forward(self, input: Tensor) -> Tensor:
         """Map ``[B, H, W, C]`` to ``[B, H, W, C]``."""
-        return convolve_depthwise(input, self.weight, self.bias)
+        return convolve_depthwise(input, self.weight, self.bias, self.dilation[0])

@@ -13,6 +13,7 @@ from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
 from gatedvision.layers.depthwise_conv import DepthwiseConv
+from gatedvision.layers.layer_norm import LayerNorm
 
 # Before torch 2.7 nothing told an export from a compilation, which takes matrix products as well.
 _exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
@@ -67,7 +68,7 @@ def filter_spectrum(x: Tensor, weight: Tensor, form: str = "auto") -> Tensor:
     if form == "fft":
         return _filter_by_fft(x, weight)
     # Products of matrices are what autocast rounds to sixteen bits.
-    if torch.is_autocast_enabled(x.device.type):
+    if not x.is_meta and torch.is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
             return _filter_by_matrices(x, weight)
     return _filter_by_matrices(x, weight)
@@ -161,10 +162,10 @@ class GlobalLocalFilter(nn.Module):
         if min(height, width) < 1:
             raise ValueError(f"map_size must be positive, got {tuple(map_size)}")
         dd = {"device": device, "dtype": dtype}
-        self.norm_pre = nn.LayerNorm(dim, eps=1e-6, **dd)
+        self.norm_pre = LayerNorm(dim, **dd)
         self.conv_dw = DepthwiseConv(dim // 2, 3, bias=False, **dd)
         self.complex_weight = nn.Parameter(torch.empty(dim // 2, height, width // 2 + 1, 2, **dd))
-        self.norm_post = nn.LayerNorm(dim, eps=1e-6, **dd)
+        self.norm_post = LayerNorm(dim, **dd)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

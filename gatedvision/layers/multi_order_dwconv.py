@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gatedvision.layers.depthwise_conv import DepthwiseConv
+
 
 class MultiOrderDWConv(nn.Module):
     """Multi-order depthwise convolution on channels-last maps (MogaNet, arXiv:2211.03295, section 4.2).
@@ -45,20 +47,12 @@ class MultiOrderDWConv(nn.Module):
             )
         dd = {"device": device, "dtype": dtype}
         self.widths = [dim * part // parts for part in channel_split]
-        self.conv_low = _depthwise_conv(dim, 5, dilations[0], **dd)
-        self.conv_middle = _depthwise_conv(self.widths[1], 5, dilations[1], **dd)
-        self.conv_high = _depthwise_conv(self.widths[2], 7, dilations[2], **dd)
+        self.conv_low = DepthwiseConv(dim, 5, dilation=dilations[0], **dd)
+        self.conv_middle = DepthwiseConv(self.widths[1], 5, dilation=dilations[1], **dd)
+        self.conv_high = DepthwiseConv(self.widths[2], 7, dilation=dilations[2], **dd)
         self.proj = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, H, W, C]`` to the same shape."""
-        # The permuted views keep channels last in memory, so nothing is copied around the convolutions.
-        low, middle, high = self.conv_low(x.permute(0, 3, 1, 2)).split(self.widths, dim=1)
-        orders = torch.cat([low, self.conv_middle(middle), self.conv_high(high)], dim=1)
-        return self.proj(orders.permute(0, 2, 3, 1))
-
-
-def _depthwise_conv(dim: int, kernel_size: int, dilation: int, **dd: Any) -> nn.Conv2d:
-    """Return a depthwise convolution that keeps the size of the map."""
-    padding = dilation * (kernel_size // 2)
-    return nn.Conv2d(dim, dim, kernel_size, padding=padding, dilation=dilation, groups=dim, **dd)
+        low, middle, high = self.conv_low(x).split(self.widths, dim=-1)
+        return self.proj(torch.cat([low, self.conv_middle(middle), self.conv_high(high)], dim=-1))

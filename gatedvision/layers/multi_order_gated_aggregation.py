@@ -1,41 +1,54 @@
 """The spatial mixer of MogaNet: context of three reaches behind a gate."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Optional
 
 import torch
-import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
 from gatedvision.layers.multi_order_dwconv import MultiOrderDWConv
+from gatedvision_kernels import (
+    gated_product_linear,
+    gated_product_linear_reference,
+    spatial_decomposition,
+    spatial_decomposition_reference,
+)
 
 
 # torch.fx keeps functions whole only if their names begin with a letter.
 @register_notrace_function
 def decompose_spatially(x: Tensor, scale: Tensor) -> Tensor:
-    """Return ``silu(x + scale * (x - mean(x)))``, which weighs anew what differs from the mean over the map.
-
-    Args:
-        x: ``[B, H, W, C]``.
-        scale: ``[C]``.
-    """
-    return F.silu(x + scale * (x - x.mean((1, 2), keepdim=True)))
+    """Call the operator: a leaf for torch.fx, plain torch in TorchScript."""
+    if torch.jit.is_scripting():
+        return spatial_decomposition_reference(x, scale)
+    else:
+        return spatial_decomposition(x, scale)
 
 
 @register_notrace_function
-def gated_product(gate: Tensor, value: Tensor, double: bool = False) -> Tensor:
-    """Return ``silu(gate) * silu(value)``, or with ``double`` the product of the SiLUs of these SiLUs.
+def project_gated_product(
+    gate: Tensor, value: Tensor, weight: Tensor, bias: Optional[Tensor], double: bool = False
+) -> Tensor:
+    """Call the operator: a leaf for torch.fx, plain torch in TorchScript; autocast applies to gate and value.
 
     Args:
-        gate: any shape.
-        value: the same shape.
+        gate: ``[..., C]``.
+        value: ``[..., C]``.
+        weight: ``[D, C]``, of the linear layer.
+        bias: ``[D]`` or nothing.
         double: apply SiLU twice to both.
+
+    Returns:
+        ``[..., D]``.
     """
-    gate, value = F.silu(gate), F.silu(value)
-    if double:
-        gate, value = F.silu(gate), F.silu(value)
-    return gate * value
+    if torch.jit.is_scripting():
+        return gated_product_linear_reference(gate, value, weight, bias, double)
+    else:
+        if not gate.is_meta and torch.is_autocast_enabled(gate.device.type):
+            dtype = torch.get_autocast_dtype(gate.device.type)
+            gate, value = gate.to(dtype), value.to(dtype)
+        return gated_product_linear(gate, value, weight, bias, double=double)
 
 
 class MultiOrderGatedAggregation(nn.Module):
@@ -88,4 +101,5 @@ class MultiOrderGatedAggregation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix ``[B, H, W, C]``, normalised, into the same shape."""
         y = decompose_spatially(self.proj_in(x), self.scale)
-        return x + self.proj_out(gated_product(self.proj_gate(y), self.value(y), self.double_gate))
+        gate, value = self.proj_gate(y), self.value(y)
+        return x + project_gated_product(gate, value, self.proj_out.weight, self.proj_out.bias, self.double_gate)

@@ -6,12 +6,13 @@ the narrowest, d_0, to d_(n-1) = C; S = 2C - d_0 the sum of the widths.
 
 from typing import Any, Optional
 
-import torch.nn.functional as F
+import torch
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
 from gatedvision.layers.depthwise_conv import DepthwiseConv
 from gatedvision.layers.global_filter import GlobalLocalFilter
+from gatedvision_kernels import recursive_gate, recursive_gate_reference
 
 # Published parameter names of the layer, as (pattern, replacement) on the part below it.
 PUBLISHED_GATED_CONV_NAMES = (
@@ -25,11 +26,7 @@ PUBLISHED_GATED_CONV_NAMES = (
 # torch.fx keeps functions whole only if their names begin with a letter.
 @register_notrace_function
 def gate_recursively(x: Tensor, gates: Tensor, weights: list[Tensor], biases: list[Tensor], scale: float) -> Tensor:
-    """Multiply a vector by a gate, and again after each step to a greater width.
-
-    With the parts g_0, ..., g_(n-1) of ``scale * gates`` and y_0 = x * g_0 (arXiv:2207.14284)::
-
-        y_k = (W_k y_(k-1) + b_k) * g_k
+    """Call the operator: a leaf for torch.fx, plain torch in TorchScript.
 
     Args:
         x: ``[..., d_0]``.
@@ -41,14 +38,12 @@ def gate_recursively(x: Tensor, gates: Tensor, weights: list[Tensor], biases: li
     Returns:
         ``[..., d_(n-1)]``.
     """
-    widths = [x.shape[-1]]
-    for weight in weights:
-        widths.append(weight.shape[0])
-    steps = (gates * scale).split(widths, dim=-1)
-    x = x * steps[0]
-    for k in range(len(weights)):
-        x = F.linear(x, weights[k], biases[k]) * steps[k + 1]
-    return x
+    weight = torch.cat([weight.flatten() for weight in weights]) if len(weights) > 0 else x.new_empty([0])
+    bias = torch.cat(biases) if len(biases) > 0 else x.new_empty([0])
+    if torch.jit.is_scripting():
+        return recursive_gate_reference(x, gates, weight, bias, scale)
+    else:
+        return recursive_gate(x, gates.to(x.dtype), weight, bias, scale=scale)
 
 
 class RecursiveGatedConv(nn.Module):

@@ -12,15 +12,17 @@ from itertools import pairwise
 from typing import Any, Optional, Union
 
 import torch
-from timm.layers import DropPath, LayerScale, Mlp, NormMlpClassifierHead, trunc_normal_
-from timm.models import generate_default_cfgs, register_model
+from timm.layers import DropPath, NormMlpClassifierHead, trunc_normal_
+from timm.models import checkpoint, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from gatedvision.layers.gelu_mlp import GeluMlp
 from gatedvision.layers.global_filter import resize_spectrum
+from gatedvision.layers.layer_norm import AddLayerNorm, LayerNorm, Stream, join
 from gatedvision.layers.recursive_gated_conv import PUBLISHED_GATED_CONV_NAMES, RecursiveGatedConv
 from gatedvision.models._pretrained import StateDict, build_backbone, imagenet_cfg, match_model, rename_published
-from gatedvision.models._staged import Stage, StagedBackbone, drop_path_rates
+from gatedvision.models._staged import StagedBackbone, drop_path_rates
 
 __all__ = ["HorNet"]
 
@@ -39,7 +41,7 @@ class Stem(nn.Module):
     def __init__(self, in_chans: int, dim: int, patch_size: int = 4, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size, device=device, dtype=dtype)
-        self.norm = nn.LayerNorm(dim, eps=1e-6, device=device, dtype=dtype)
+        self.norm = LayerNorm(dim, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map an image ``[B, C, H, W]`` to ``[B, H // P, W // P, D]``, P the side of the patches."""
@@ -60,12 +62,36 @@ class Downsample(nn.Module):
 
     def __init__(self, in_dim: int, dim: int, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(in_dim, eps=1e-6, device=device, dtype=dtype)
+        self.norm = LayerNorm(in_dim, device=device, dtype=dtype)
         self.conv = nn.Conv2d(in_dim, dim, 2, stride=2, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, H, W, C]`` to ``[B, H // 2, W // 2, D]``."""
         return self.conv(self.norm(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class LayerScale(nn.Module):
+    """Factors of a branch's channels, which take effect where the branch joins the stream.
+
+    Args:
+        dim: channels.
+        init_value: initial factor; at 0 all factors are 1 and not learned.
+        device: where the factors are created.
+        dtype: in which type the factors are created.
+    """
+
+    def __init__(self, dim: int, init_value: float, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        self.init_value = init_value
+        gamma = torch.full((dim,), float(init_value or 1), device=device, dtype=dtype)
+        if init_value > 0:
+            self.gamma = nn.Parameter(gamma)
+        else:
+            self.register_buffer("gamma", gamma, persistent=False)
+
+    def reset_parameters(self) -> None:
+        """Set the factors to their initial value."""
+        nn.init.constant_(self.gamma, float(self.init_value or 1))
 
 
 class HorNetBlock(nn.Module):
@@ -96,18 +122,46 @@ class HorNetBlock(nn.Module):
     ) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}
-        self.norm_mixer = nn.LayerNorm(dim, eps=1e-6, **dd)
+        self.norm_mixer = AddLayerNorm(dim, **dd)
         self.mixer = RecursiveGatedConv(dim, order, map_size=map_size, scale=gate_scale, **dd)
-        self.scale_mixer = LayerScale(dim, layer_scale, **dd) if layer_scale > 0 else nn.Identity()
-        self.norm_mlp = nn.LayerNorm(dim, eps=1e-6, **dd)
-        self.mlp = Mlp(dim, 4 * dim, act_layer=nn.GELU, **dd)
-        self.scale_mlp = LayerScale(dim, layer_scale, **dd) if layer_scale > 0 else nn.Identity()
+        self.scale_mixer = LayerScale(dim, layer_scale, **dd)
+        self.norm_mlp = AddLayerNorm(dim, **dd)
+        self.mlp = GeluMlp(dim, 4 * dim, **dd)
+        self.scale_mlp = LayerScale(dim, layer_scale, **dd)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
+    def forward(self, stream: Stream) -> Stream:
+        """Pass on the last branch with its scales and the sum of all before it, the maps ``[B, H, W, C]``."""
+        x, residual = self.norm_mixer(stream)
+        branch = self.drop_path(self.mixer(x))
+        x, residual = self.norm_mlp((branch, self.scale_mixer.gamma, residual))
+        return self.drop_path(self.mlp(x)), self.scale_mlp.gamma, residual
+
+
+class HorNetStage(nn.Module):
+    """Blocks at one resolution, after the step down to it; activations are recomputed block by block.
+
+    Args:
+        blocks: the blocks, run in order.
+        downsample: what comes before them; nothing by default.
+    """
+
+    def __init__(self, blocks: Sequence[HorNetBlock], downsample: Optional[nn.Module] = None) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.downsample = nn.Identity() if downsample is None else downsample
+        self.blocks = nn.ModuleList(blocks)
+
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, H, W, C]`` to the same shape."""
-        x = x + self.drop_path(self.scale_mixer(self.mixer(self.norm_mixer(x))))
-        return x + self.drop_path(self.scale_mlp(self.mlp(self.norm_mlp(x))))
+        """Run the step down and the blocks on a map."""
+        x = self.downsample(x)
+        stream: Stream = (None, None, x)
+        for block in self.blocks:
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                stream = checkpoint(block, stream)
+            else:
+                stream = block(stream)
+        return join(stream)
 
 
 class HorNet(StagedBackbone):
@@ -178,7 +232,7 @@ class HorNet(StagedBackbone):
         rates = drop_path_rates(drop_path_rate, depths)
         self.stages = nn.Sequential(
             *(
-                Stage(
+                HorNetStage(
                     [HorNetBlock(dim, order, map_size, gate_scale, layer_scale, rate, **dd) for rate in stage_rates],
                     downsample,
                 )
@@ -188,7 +242,7 @@ class HorNet(StagedBackbone):
             )
         )
         self.norm = nn.Identity()
-        self.feature_norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-6, **dd) for dim in dims if feature_norms)
+        self.feature_norms = nn.ModuleList(LayerNorm(dim, **dd) for dim in dims if feature_norms)
         self.head = NormMlpClassifierHead(
             dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, norm_layer="layernorm2d", **dd
         )

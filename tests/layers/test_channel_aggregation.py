@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from gatedvision.layers import ChannelAggregationFFN
-from gatedvision.layers.channel_aggregation import decompose_channels
 from tests.layers.naive_moganet import depthwise, gelu
 
 
@@ -18,11 +17,13 @@ def test_against_the_formula() -> None:
     torch.testing.assert_close(layer(x), layer.proj_out(h))
 
 
-def test_gradients_of_its_operator() -> None:
-    torch.manual_seed(0)
-    x, common = (torch.randn(2, 3, channels, dtype=torch.float64, requires_grad=True) for channels in (4, 1))
-    scale = torch.randn(4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(decompose_channels, (x, common, scale))
+def test_autocast_applies_to_both_products() -> None:
+    layer, x = ChannelAggregationFFN(6, 10), torch.randn(2, 3, 5, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in layer.parameters())
 
 
 def test_reset_restores_the_scale() -> None:

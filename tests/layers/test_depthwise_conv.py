@@ -2,23 +2,59 @@
 
 import pytest
 import torch
+from torch import nn
 
 from gatedvision.layers import DepthwiseConv
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("kernel_size", [1, 3, 7])
-def test_each_channel_has_its_own_kernel(kernel_size: int, bias: bool) -> None:
+@pytest.mark.parametrize(("kernel_size", "dilation"), [(1, 1), (3, 1), (7, 1), (3, 3), (5, 2)])
+def test_each_channel_has_its_own_kernel(kernel_size: int, dilation: int, bias: bool) -> None:
     torch.manual_seed(0)
-    module, x = DepthwiseConv(5, kernel_size, bias, dtype=torch.float64), torch.randn(2, 4, 6, 5, dtype=torch.float64)
-    reach = kernel_size // 2
+    module = DepthwiseConv(5, kernel_size, bias, dilation, dtype=torch.float64)
+    x = torch.randn(2, 4, 6, 5, dtype=torch.float64)
+    reach = kernel_size // 2 * dilation
     padded = torch.zeros(2, 4 + 2 * reach, 6 + 2 * reach, 5, dtype=torch.float64)
     padded[:, reach : reach + 4, reach : reach + 6] = x
     expected = torch.zeros_like(x) if module.bias is None else module.bias.expand_as(x).clone()
     for i in range(kernel_size):
         for j in range(kernel_size):
-            expected += padded[:, i : i + 4, j : j + 6] * module.weight[:, 0, i, j]
+            rows, columns = slice(i * dilation, i * dilation + 4), slice(j * dilation, j * dilation + 6)
+            expected += padded[:, rows, columns] * module.weight[:, 0, i, j]
     torch.testing.assert_close(module(x), expected)
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_gives_what_torch_gives(dilation: int) -> None:
+    torch.manual_seed(0)
+    module, x = DepthwiseConv(6, 5, dilation=dilation), torch.randn(2, 7, 4, 6)
+    # Of its base class the module keeps parameters, padding and dilation: tools that read these see the truth.
+    expected = nn.Conv2d.forward(module, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(module(x), expected)
+
+
+def test_autocast_applies_to_the_map() -> None:
+    module, x = DepthwiseConv(6, 5, dilation=2), torch.randn(2, 7, 4, 6, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = module(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y, module(x.bfloat16()), rtol=0, atol=0)
+    y.float().sum().backward()
+    assert all(t.grad is not None and t.grad.dtype == torch.float32 for t in (x, *module.parameters()))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
+@pytest.mark.parametrize("bias", [True, False])
+def test_torchscript(bias: bool) -> None:
+    module, x = DepthwiseConv(6, 5, bias, dilation=2), torch.randn(2, 7, 4, 6)
+    torch.testing.assert_close(torch.jit.script(module)(x), module(x), rtol=0, atol=0)
+
+
+def test_exported_programs_hold_no_region_of_autocast() -> None:
+    module, x = DepthwiseConv(6, 5), torch.randn(2, 7, 4, 6)
+    program = torch.export.export(module, (x,))
+    torch.testing.assert_close(program.module()(x), module(x), rtol=0, atol=0)
+    assert not [n for n in program.graph.nodes if "autocast" in str(n.target)]
 
 
 def test_channels_stay_last_in_memory() -> None:

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from gatedvision.layers import MultiOrderGatedAggregation
-from gatedvision.layers.multi_order_gated_aggregation import decompose_spatially, gated_product
 from tests.layers.naive_moganet import multi_order, silu
 
 
@@ -25,13 +24,13 @@ def test_against_the_formula(double_gate: bool) -> None:
     torch.testing.assert_close(layer(x), layer.proj_out(gate * value) + x)
 
 
-def test_gradients_of_its_operators() -> None:
-    torch.manual_seed(0)
-    x, y = (torch.randn(2, 3, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    scale = torch.randn(4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(decompose_spatially, (x, scale))
-    assert torch.autograd.gradcheck(gated_product, (x, y))
-    assert torch.autograd.gradcheck(lambda x, y: gated_product(x, y, double=True), (x, y))
+def test_autocast_applies_to_all_products() -> None:
+    layer, x = MultiOrderGatedAggregation(8), torch.randn(2, 4, 7, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in layer.parameters())
 
 
 def test_reset_restores_the_scale() -> None:
