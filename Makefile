@@ -8,6 +8,8 @@ STAMP := $(VENV)/.installed
 DEMO := work_dirs/demo
 DEMO_CONFIG := configs/vig/vig_nano_digits.py
 PYTEST_ARGS ?=
+# Each process needs up to 5 GB of memory.
+PYTEST_WORKERS ?= 2
 
 export NO_ALBUMENTATIONS_UPDATE := 1
 # Tests and demo work on small tensors, for which more threads only wait for each other.
@@ -53,9 +55,9 @@ types: $(STAMP)  ## pyright (the basedpyright build, which comes complete from P
 	@echo "==> types"
 	@$(BIN)/basedpyright --pythonpath $(BIN)/python --level error
 
-pytest: $(STAMP)  ## tests alone; PYTEST_ARGS="tests/models -k vig_s" narrows them
+pytest: $(STAMP)  ## tests alone, in two processes; PYTEST_ARGS="tests/models -k vig_s" narrows them
 	@echo "==> pytest"
-	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 format: $(STAMP)  ## rewrite the sources the way `make lint` wants them
 	@$(BIN)/ruff check --fix .
