@@ -20,6 +20,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", type=Path, help="checkpoint, or a work directory, meaning its last one")
     parser.add_argument("--work-dir", type=Path, help="folder for the log (default: work_dirs/<config name>)")
     parser.add_argument("--out", type=Path, help="write the metrics to this JSON file")
+    parser.add_argument("--show-dir", type=Path, help="write a picture of every prediction into this folder")
     parser.add_argument(
         "--weights", choices=["ema", "raw"], default="ema", help="the moving average where there is one, or not"
     )

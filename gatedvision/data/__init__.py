@@ -1,13 +1,42 @@
-"""Data sets, transforms and collation for image classification.
+"""Data sets, transforms and collation.
 
-A data set yields ``dict(inputs=Tensor[C, H, W], label=int)``; :func:`collate_samples` makes the batch
-``dict(inputs=Tensor[B, C, H, W], labels=Tensor[B])`` that the task models take.
+A data set for classification yields ``dict(inputs=Tensor[C, H, W], label=int)``; :func:`collate_samples` makes the
+batch ``dict(inputs=Tensor[B, C, H, W], labels=Tensor[B])`` that the task models take. One for detection yields
+``dict(inputs=Tensor[3, H, W], target=dict(...))``, and :func:`collate_detections` makes lists of them. One for
+segmentation yields ``dict(inputs=Tensor[3, H, W], labels=Tensor[H, W], name=str)``, which :func:`collate_label_maps`
+stacks where they are of one size.
 """
 
+from gatedvision.data import segmentation_classes
+from gatedvision.data.coco import CocoDetection, collate_detections
+from gatedvision.data.coco_annotations import CocoAnnotations
+from gatedvision.data.coco_shapes import ShapesDetection
+from gatedvision.data.coco_transforms import RandomWindow
 from gatedvision.data.collate import collate_samples
 from gatedvision.data.digits import Digits
 from gatedvision.data.image_folder import ImageFolder
 from gatedvision.data.image_reader import UnreadableImageError, read_image
+from gatedvision.data.segmentation import SegmentationFolder, collate_label_maps
+from gatedvision.data.segmentation_shapes import ShapesSegmentation
+from gatedvision.data.segmentation_transforms import RandomLabelCrop, photometric_distortion
 from gatedvision.data.transforms import create_transform
 
-__all__ = ["Digits", "ImageFolder", "UnreadableImageError", "collate_samples", "create_transform", "read_image"]
+__all__ = [
+    "CocoAnnotations",
+    "CocoDetection",
+    "Digits",
+    "ImageFolder",
+    "RandomLabelCrop",
+    "RandomWindow",
+    "SegmentationFolder",
+    "ShapesDetection",
+    "ShapesSegmentation",
+    "UnreadableImageError",
+    "collate_detections",
+    "collate_label_maps",
+    "collate_samples",
+    "create_transform",
+    "photometric_distortion",
+    "read_image",
+    "segmentation_classes",
+]

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from string import Template
 from typing import Any, Literal
 
 import numpy as np
@@ -20,10 +19,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from gatedvision.data._files import expand_path, images_in
 from gatedvision.data.image_reader import UnreadableImageError, read_image
 
 Transform = Callable[[Image.Image], Tensor]
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _REMEDY = "set GATEDVISION_DATA, or root of the data set (--cfg-options train_dataloader.dataset.root=PATH ...)"
 
 
@@ -59,8 +58,8 @@ class ImageFolder(Dataset[dict[str, Any]]):
     ) -> None:
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-        folder = _split_folder(_expand(root), split)
-        self.classes = _class_names(_split_folder(_expand(root), class_split, option="class_split"))
+        folder = _split_folder(expand_path(root), split)
+        self.classes = _class_names(_split_folder(expand_path(root), class_split, option="class_split"))
         self.samples = _list_samples(folder, self.classes)
         self.transform = TRANSFORMS.build(dict(transform)) if isinstance(transform, Mapping) else transform
         self.on_error = on_error
@@ -117,11 +116,6 @@ class ImageFolder(Dataset[dict[str, Any]]):
             return list(pool.map(pixels, range(len(self))))
 
 
-def _expand(root: str | Path) -> Path:
-    variables = {"GATEDVISION_DATA": "data", **os.environ}
-    return Path(Template(str(root)).safe_substitute(variables)).expanduser()
-
-
 def _split_folder(root: Path, split: str, option: str = "split") -> Path:
     if not root.is_dir():
         raise FileNotFoundError(f"no data folder '{root}'; {_REMEDY}")
@@ -129,7 +123,7 @@ def _split_folder(root: Path, split: str, option: str = "split") -> Path:
     if folder.is_dir():
         return folder
     found = sorted(path.name for path in root.iterdir() if path.is_dir())
-    if any(_images_in(root / name, recursive=False) for name in found[:10]):
+    if any(images_in(root / name, recursive=False) for name in found[:10]):
         raise FileNotFoundError(
             f"'{root}' holds class folders but no split '{split}': move the training images to '{root / 'train'}' "
             f"and a held-out part of each class to '{root / 'val'}'"
@@ -152,17 +146,8 @@ def _list_samples(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     for name in _class_names(folder):
         if name not in index_of:
             raise ValueError(f"class '{name}' in '{folder}' is not one of the {len(classes)} training classes")
-        images = _images_in(folder / name, recursive=True)
+        images = images_in(folder / name, recursive=True)
         if not images:
             raise ValueError(f"class folder '{folder / name}' has no image; add some or remove it")
         samples.extend((path, index_of[name]) for path in images)
     return samples
-
-
-def _images_in(folder: Path, recursive: bool) -> list[Path]:
-    found: list[Path] = []
-    for parent, folders, files in os.walk(folder):
-        found.extend(Path(parent, file) for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES)
-        if not recursive:
-            folders.clear()
-    return sorted(found)

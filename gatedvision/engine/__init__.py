@@ -9,5 +9,6 @@ from gatedvision.engine.ema import EMA
 from gatedvision.engine.param_groups import ParamGroups
 from gatedvision.engine.progress import Progress
 from gatedvision.engine.runner import Runner
+from gatedvision.engine.show_hook import ShowPredictions
 
-__all__ = ["EMA", "AmpOptimWrapper", "ParamGroups", "Progress", "Runner", "SaveCheckpoints"]
+__all__ = ["EMA", "AmpOptimWrapper", "ParamGroups", "Progress", "Runner", "SaveCheckpoints", "ShowPredictions"]

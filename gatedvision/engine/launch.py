@@ -20,6 +20,7 @@ from gatedvision.engine.checkpoint_file import CheckpointError, find_last_checkp
 from gatedvision.engine.checkpoint_hook import NonFiniteError
 from gatedvision.engine.distributed import joined_processes
 from gatedvision.engine.runner import Runner
+from gatedvision.engine.show_hook import ShowPredictions
 
 # What a mistake of the user raises, and a loss that diverges.
 _MISTAKES = (ValueError, TypeError, OSError, ModuleNotFoundError, NonFiniteError)
@@ -79,6 +80,7 @@ def evaluate(
     launcher: str = "none",
     compile: bool = False,
     seed: int | None = None,
+    show_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on the test data of a config.
 
@@ -93,6 +95,7 @@ def evaluate(
         launcher: ``"none"``, ``"pytorch"`` or ``"slurm"``.
         compile: compile the backbone.
         seed: seed in place of the config's.
+        show_dir: folder for a picture of every prediction, of a task that draws them.
 
     Returns:
         The metrics, and which checkpoint and weights they belong to.
@@ -111,13 +114,18 @@ def evaluate(
     # Before the model is built: a wrong path should show at once.
     saved = read_checkpoint(checkpoint)
     cfg.load_from, cfg.resume, cfg.weights = str(checkpoint), False, weights
+    # The checkpoint holds all weights: none have to be fetched to be overwritten.
+    if cfg.model.get("backbone", {}).get("pretrained"):
+        cfg.model.backbone.pretrained = False
     # The training part would only be built to be thrown away.
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr"):
         cfg.pop(key, None)
     with joined_processes(launcher) as cfg.launcher:
         runner = Runner.from_cfg(cfg)
         # The weights are chosen by load_from; EMAHook would only keep a second copy of them.
-        runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, EMAHook)]
+        runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, (EMAHook, ShowPredictions))]
+        if show_dir is not None:
+            runner.register_hook(ShowPredictions(show_dir, images=None))
         if compile or cfg.get("compile"):
             runner.cfg.compile = cfg.get("compile") or True
             runner._maybe_compile("test_step")
@@ -245,9 +253,10 @@ def _require(cfg: Config, path: Path, *keys: str) -> None:
 
 
 def _print_report(report: dict[str, Any]) -> None:
+    # What is said of single classes, such as IoU/<class>, is for the file.
     values = [
         f"{name.removeprefix('accuracy/')} {value:.2f} %" if name.startswith("accuracy/") else f"{name} {value:.4f}"
         for name, value in report.items()
-        if isinstance(value, float)
+        if isinstance(value, float) and not name.rpartition("/")[0].endswith(("IoU", "AP"))
     ]
     print(f"{'  '.join(values)}  ({report['images']} images, {report['weights']} weights of {report['checkpoint']})")

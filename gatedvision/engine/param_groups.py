@@ -4,7 +4,7 @@ from typing import Any
 
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
-from timm.models import group_parameters
+from timm.models._manipulate import group_with_matcher
 from timm.optim import param_groups_weight_decay
 
 from gatedvision.engine.training_state import unwrap
@@ -15,23 +15,31 @@ class ParamGroups:
 
     Biases, other 1-D parameters (norms, layer scales) and what the model's ``no_weight_decay()`` names do not decay.
     With layer decay there is such a pair for each layer of the backbone, and a layer's learning rate is
-    ``lr * layer_decay ** (layers above it)``.
+    ``lr * layer_decay ** (layers above it)``. The layers are those of the backbone's ``group_matcher``; what it does
+    not name (its last norm and classifier) and what lies outside of the backbone (the heads of a task) is together the
+    layer on top, which learns at ``lr``.
 
     Args:
         optim_wrapper_cfg: config of the optimizer wrapper, with ``optimizer=dict(type=..., lr=..., ...)``.
-        paramwise_cfg: ``None`` or ``dict(layer_decay=...)``, a factor in (0, 1].
+        paramwise_cfg: ``None`` or a dict of ``layer_decay``, a factor in (0, 1]; ``by_stage=True`` to count stages as
+            layers instead of blocks; and ``backbone_rate``, a factor in (0, 1] for all layers but the one on top.
 
     Raises:
-        ValueError: ``paramwise_cfg`` holds another key, or a layer decay out of range.
+        ValueError: ``paramwise_cfg`` holds another key, or a factor out of range.
     """
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
         options = dict(paramwise_cfg or {})
         self.layer_decay: float = options.pop("layer_decay", 1.0)
+        self.by_stage: bool = options.pop("by_stage", False)
+        self.backbone_rate: float = options.pop("backbone_rate", 1.0)
         if options:
-            raise ValueError(f"paramwise_cfg takes layer_decay only, got {', '.join(options)}")
-        if not 0.0 < self.layer_decay <= 1.0:
-            raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}")
+            raise ValueError(
+                f"paramwise_cfg takes layer_decay, by_stage and backbone_rate only, got {', '.join(options)}"
+            )
+        for name, factor in (("layer_decay", self.layer_decay), ("backbone_rate", self.backbone_rate)):
+            if not 0.0 < factor <= 1.0:
+                raise ValueError(f"{name} must lie in (0, 1], got {factor}")
         self.wrapper_cfg = dict(optim_wrapper_cfg)
         self.optimizer_cfg = dict(self.wrapper_cfg.pop("optimizer"))
 
@@ -48,26 +56,34 @@ class ParamGroups:
         weight_decay = self.optimizer_cfg.get("weight_decay", 0.0)
         exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
         groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=exempt)
-        if self.layer_decay < 1.0:
+        has_one_rate = self.layer_decay == self.backbone_rate == 1.0
+        if not has_one_rate:
             groups = self._split_by_layer(groups, model)
         optimizer = OPTIMIZERS.build({**self.optimizer_cfg, "params": groups})
         wrapper = OPTIM_WRAPPERS.build(self.wrapper_cfg, default_args={"type": OptimWrapper, "optimizer": optimizer})
-        if self.layer_decay == 1.0:
+        if has_one_rate:
             # mmengine would log a base rate beside the rates of the groups, and here they are all the same.
             wrapper.base_param_settings = None
         return wrapper
 
     def _split_by_layer(self, groups: list[dict[str, Any]], model: Any) -> list[dict[str, Any]]:
-        backbone = model.backbone
-        layer_of_name: Any = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
-        top = max(layer_of_name.values())
-        layer_of = {id(parameter): layer_of_name[name] for name, parameter in backbone.named_parameters()}
+        layer_of = self._layers(model)
+        top = max(layer_of.values())
         split: dict[tuple[int, float], dict[str, Any]] = {}
         for group in groups:
             for parameter in group["params"]:
-                # What lies on top of the backbone learns at the full rate.
-                layer = layer_of.get(id(parameter), top)
-                lr = self.optimizer_cfg["lr"] * self.layer_decay ** (top - layer)
+                layer = layer_of[id(parameter)]
+                rate = self.layer_decay ** (top - layer) * (self.backbone_rate if layer < top else 1.0)
+                lr = self.optimizer_cfg["lr"] * rate
                 empty = {"params": [], "weight_decay": group["weight_decay"], "lr": lr}
                 split.setdefault((layer, group["weight_decay"]), empty)["params"].append(parameter)
         return [split[key] for key in sorted(split)]
+
+    def _layers(self, model: Any) -> dict[int, int]:
+        """Number of the layer of each parameter, counted from below, by the parameter's identity."""
+        names = {id(parameter): name for name, parameter in model.backbone.named_parameters()}
+        # What no pattern matches comes out on top, and nothing of a backbone is called like this.
+        named = {names.get(id(parameter), f"(task).{name}"): parameter for name, parameter in model.named_parameters()}
+        matcher = model.backbone.group_matcher(coarse=self.by_stage)
+        layers: Any = group_with_matcher(iter(named.items()), matcher, reverse=True)
+        return {id(parameter): layers[name] for name, parameter in named.items()}

@@ -296,8 +296,9 @@ def _with_fitting_classes(loop: Any) -> Any:
     classes = getattr(loop.dataloader.dataset, "metainfo", {}).get("classes")
     num_classes = getattr(unwrap(loop.runner.model), "num_classes", None)
     if classes is not None and num_classes is not None and len(classes) != num_classes:
+        model_cfg = loop.runner.cfg.get("model") or {}
+        setting = "model.num_classes" if "num_classes" in model_cfg else "model.backbone.num_classes"
         raise ValueError(
-            f"the data have {len(classes)} classes and the model {num_classes}; "
-            f"set model.backbone.num_classes={len(classes)}"
+            f"the data have {len(classes)} classes and the model {num_classes}; set {setting}={len(classes)}"
         )
     return loop

@@ -1,5 +1,7 @@
 """Metrics: numbers computed from the predictions on a whole dataset."""
 
 from gatedvision.metrics.accuracy import Accuracy
+from gatedvision.metrics.coco import CocoMetrics
+from gatedvision.metrics.segmentation import SegmentationMetrics
 
-__all__ = ["Accuracy"]
+__all__ = ["Accuracy", "CocoMetrics", "SegmentationMetrics"]

@@ -1,5 +1,7 @@
 """Task models: what a backbone is trained and evaluated for."""
 
 from gatedvision.tasks.classification import Classification
+from gatedvision.tasks.detection import Detection
+from gatedvision.tasks.segmentation import Segmentation
 
-__all__ = ["Classification"]
+__all__ = ["Classification", "Detection", "Segmentation"]

@@ -1,9 +1,7 @@
 """Image classification: a timm backbone, its loss, and mixing of images and labels."""
 
-import difflib
 from typing import Any
 
-import timm
 import torch
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -11,7 +9,7 @@ from timm.data.mixup import Mixup, mixup_target
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-import gatedvision  # noqa: F401  registers our names in timm
+from gatedvision.tasks._backbone import create_backbone
 
 
 class Classification(BaseModel):
@@ -46,7 +44,7 @@ class Classification(BaseModel):
         super().__init__(data_preprocessor=BaseDataPreprocessor(non_blocking=True))
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
-        self.backbone = _create_backbone(**backbone)
+        self.backbone = create_backbone(**backbone)
         self.num_classes: int = self.backbone.num_classes
         if self.num_classes < 1:
             raise ValueError(f"{backbone['model_name']} has no classifier; give backbone num_classes=...")
@@ -116,22 +114,6 @@ class Classification(BaseModel):
             inputs, soft_labels = _mix(self.mixup, inputs, labels)
             return {"loss": self.soft_loss(self.backbone(inputs).float(), soft_labels)}
         return {"loss": self.hard_loss(self.backbone(inputs).float(), labels)}
-
-
-def _create_backbone(model_name: str, **options: Any) -> Any:
-    """Build a timm model.
-
-    Raises:
-        ValueError: timm knows no model of that name; the nearest names are in the message.
-    """
-    is_local_name = ":" not in model_name
-    if is_local_name and not timm.is_model(model_name):
-        close = difflib.get_close_matches(model_name.split(".")[0], timm.list_models(), n=3)
-        raise ValueError(
-            f"unknown model {model_name!r}; "
-            + (f"did you mean {', '.join(close)}?" if close else "timm.list_models() names the known ones")
-        )
-    return timm.create_model(model_name, **options)
 
 
 def _mix(mixup: Mixup, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The training images of every config, drawn at the rare strengths of its augmentation too."""
+"""The training images of every config for classification, drawn at the rare strengths of its augmentation too."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from gatedvision.engine import Runner
 from gatedvision.engine.seeded_data import SampleKey
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-LEAVES = sorted(path for path in CONFIGS.glob("*/*.py") if path.parent.name != "_base_")
+LEAVES = sorted(path for path in CONFIGS.glob("*/*.py") if "import Classification" in path.read_text())
 DRAWS = 400
 # Recipes share their data.
 _passed: set[str] = set()

@@ -1,4 +1,4 @@
-"""Every shipped config loads, has only keys that something reads, and trains its model on a random batch."""
+"""Every config for classification loads, has only keys that something reads, and trains its model on a random batch."""
 
 import inspect
 from pathlib import Path
@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 import gatedvision.engine
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-LEAVES = sorted(path for path in CONFIGS.glob("*/*.py") if path.parent.name != "_base_")
+LEAVES = sorted(path for path in CONFIGS.glob("*/*.py") if "import Classification" in path.read_text())
 IMAGENET = [path for path in LEAVES if path.stem.endswith(("_imagenet", "_imagenet22k"))]
 ENGINE_KEYS = {"amp", "compile", "weights"}
 # Few blocks and channels: what a config chooses is tested, the full networks are tested with the models.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from compare import assert_same
-from two_processes import CONFIG, SAME_EVERYWHERE
+from two_processes import CONFIG, SAME_EVERYWHERE, SEGMENTATION
 
 from gatedvision.engine.checkpoint_file import read_checkpoint
 from gatedvision.engine.distributed import joined_processes
@@ -48,6 +48,19 @@ def test_uneven_split_is_evaluated_exactly(two_processes, tmp_path):
     assert two["images"] == one["images"] == 11
     assert two["accuracy/top1"] == one["accuracy/top1"]
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)
+
+
+def test_segmentation_of_an_uneven_split_is_evaluated_exactly_and_drawn_once(two_processes, tmp_path):
+    folder = two_processes[0] / "segmentation"
+    two = json.loads((folder / "metrics.json").read_text())
+    one = evaluate(SEGMENTATION, folder / "epoch_1.pth", tmp_path, cfg_options={"experiment_name": "segmentation_one"})
+    assert two["images"] == 5
+    assert {"aAcc", "mIoU", "mAcc", "loss", "IoU/background"} < two.keys()
+    # A process computes each image as one alone does, and counts are whole numbers.
+    assert two == one
+    assert sorted(path.name for path in (folder / "pictures").iterdir()) == [
+        f"val_{index:05d}.png" for index in range(5)
+    ]
 
 
 def test_interrupted_run_of_two_processes_ends_like_an_uninterrupted_one(two_processes):

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from gatedvision.engine import ParamGroups
-from gatedvision.tasks import Classification
+from gatedvision.heads import FCNHead
+from gatedvision.tasks import Classification, Segmentation
 
 
 def build(model: nn.Module, **paramwise_cfg: float):
@@ -50,11 +51,35 @@ def test_layer_decay_puts_the_rate_into_the_groups(task):
     assert sorted({group["lr_scale"] for group in timm_groups}) == sorted(set(rate.values()))
 
 
+def test_what_lies_outside_of_the_backbone_is_the_layer_on_top():
+    backbone = {"model_name": "hornet_tiny_7x7", "dims": (8, 16, 32, 64), "depths": (1, 1, 3, 1)}
+    task = Segmentation(backbone, 3, {"type": FCNHead, "dim": 4}, norm_maps=True)
+
+    def rates(**options: float) -> dict[str, float]:
+        groups = build(task, **options).optimizer.param_groups
+        return {name: group["lr"] for group in groups for name in names_of(task, group["params"])}
+
+    by_block = rates(layer_decay=0.5)
+    assert by_block["head.classifier.weight"] == by_block["norms.0.weight"] == 1.0
+    stages = "features.model.stages"
+    assert by_block[f"{stages}.3.blocks.0.norm_mlp.weight"] == 0.5
+    # The three blocks of the third stage are layers of their own, the step down belongs to the first of them.
+    assert by_block[f"{stages}.2.blocks.0.norm_mlp.weight"] == 0.5**4
+    by_stage = rates(layer_decay=0.5, by_stage=True, backbone_rate=0.3)
+    for stage in range(4):
+        assert by_stage[f"{stages}.{stage}.blocks.0.norm_mlp.weight"] == pytest.approx(0.3 * 0.5 ** (4 - stage))
+    assert by_stage["features.model.stem.conv.weight"] == pytest.approx(0.3 * 0.5**5)
+    assert by_stage["head.classifier.bias"] == 1.0
+    everything = rates(backbone_rate=0.1)
+    assert {rate for name, rate in everything.items() if name.startswith("features")} == {0.1}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"layer_decay": 0.0}, r"layer_decay must lie in \(0, 1\], got 0.0"),
-        ({"norm_decay_mult": 0.0}, "takes layer_decay only, got norm_decay_mult"),
+        ({"backbone_rate": 1.5}, r"backbone_rate must lie in \(0, 1\], got 1.5"),
+        ({"norm_decay_mult": 0.0}, "takes layer_decay, by_stage and backbone_rate only, got norm_decay_mult"),
     ],
 )
 def test_bad_options_are_named(task, options, message):

@@ -13,6 +13,7 @@ from gatedvision.engine.distributed import joined_processes  # noqa: E402
 from gatedvision.engine.launch import evaluate, train  # noqa: E402
 
 CONFIG = Path(__file__).with_name("tiny_config.py")
+SEGMENTATION = Path(__file__).with_name("tiny_segmentation_config.py")
 # Whatever does not depend on the process: then two processes of two images are one of four.
 SAME_EVERYWHERE = {
     "model.mixup": None,
@@ -31,7 +32,7 @@ def run(work_dir: Path, name: str, resume: bool = False, **options: object) -> N
 
 
 def main() -> None:
-    """Write the checkpoints of three runs and the metrics of one of them."""
+    """Write the checkpoints of four runs and the metrics of two of them."""
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     run(folder / "same", "same", **SAME_EVERYWHERE, **{"train_dataloader.batch_size": 2})
@@ -43,6 +44,11 @@ def main() -> None:
     except InterruptionError:
         run(folder / "resumed", "resumed", resume=True, custom_hooks=[ema])
     evaluate(CONFIG, folder / "same", folder / "test", out=folder / "metrics.json")
+    work_dir = folder / "segmentation"
+    train(SEGMENTATION, work_dir, cfg_options={"train_cfg.max_epochs": 1, "experiment_name": "segmentation"})
+    options = {"experiment_name": "segmentation_test"}
+    out, pictures = work_dir / "metrics.json", work_dir / "pictures"
+    evaluate(SEGMENTATION, work_dir, folder / "test", out, cfg_options=options, show_dir=pictures)
 
 
 if __name__ == "__main__":

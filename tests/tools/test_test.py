@@ -52,5 +52,7 @@ def test_mistakes_are_one_line(fails_with, trained, tmp_path):
     fails_with("epoch_1.pth was trained on 4 classes, the config has 7", "test", CONFIG, checkpoint, *place, *classes)
     no_data = ["--cfg-options", "test_dataloader=None"]
     fails_with("tiny_config.py does not define test_dataloader", "test", CONFIG, checkpoint, *place, *no_data)
+    show = ["--show-dir", tmp_path / "show"]
+    fails_with("Classification does not draw its predictions", "test", CONFIG, checkpoint, *place, *show)
     width = ["--cfg-options", "model.backbone.embed_dim=8"]
     fails_with("does not fit the model of the config", "test", CONFIG, checkpoint, *place, *width)

@@ -1,0 +1,23 @@
+"""Semantic FPN on MogaNet-T from scratch, CamVid.
+
+Another backbone trains under the same conditions with ``--cfg-options model.backbone.model_name=convnext_tiny``, one
+that was trained before with ``model.backbone.pretrained=True model.backbone.pretrained_cfg_overlay.file=CHECKPOINT``.
+Command: ``GATEDVISION_DATA=/path/to/data python tools/train.py configs/moganet/moganet_tiny_fpn_camvid.py``
+"""
+
+from mmengine.config import read_base
+
+from gatedvision.heads import FPNHead
+from gatedvision.tasks import Segmentation
+
+with read_base():
+    from .._base_.camvid import *
+    from .._base_.segmentation_small import *
+
+model = dict(
+    type=Segmentation,
+    backbone=dict(model_name="moganet_tiny", drop_path_rate=0.1),
+    num_classes=11,
+    head=dict(type=FPNHead),
+)
+amp = "bf16"

@@ -1,0 +1,23 @@
+"""Mask R-CNN on ViG-H-T, COCO, 1x schedule (arXiv:2405.18425).
+
+Published: figures only, without the recipe. This is the one of VMamba, the code base that ViG-H was written on;
+drop path as there. Not repeated here.
+Command: ``torchrun --nproc_per_node=8 tools/train.py configs/vig/vig_h_t_mask_rcnn_1x_coco.py``
+"""
+
+from mmengine.config import read_base
+
+from gatedvision.tasks import Detection
+
+with read_base():
+    from .._base_.coco import *
+    from .._base_.detection_1x import *
+
+model = dict(
+    type=Detection,
+    backbone=dict(model_name="vig_h_t.in1k", pretrained=True, drop_path_rate=0.2),
+    num_classes=80,
+    detector="mask_rcnn",
+    norm_maps=True,
+)
+param_scheduler[0].end = 1000
