@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gatedvision_kernels._device import on_device_of
+from gatedvision_kernels._operator import launcher
 from gatedvision_kernels._rows import as_rows, block_of, ceil_div, num_programs
 from gatedvision_kernels._triton import jit, tl
 
@@ -44,5 +45,5 @@ def column_sum(x: Tensor) -> Tensor:
     programs = ceil_div(num_programs(x.device, blocks * ceil_div(num_rows, tile["BLOCK_ROWS"])), blocks)
     sums = x.new_empty((programs, width), dtype=torch.float32)
     with on_device_of(x):
-        _column_sum_kernel[(programs, blocks)](x, sums, num_rows, x.stride(0), WIDTH=width, **tile)
+        launcher(_column_sum_kernel)[(programs, blocks)](x, sums, num_rows, x.stride(0), WIDTH=width, **tile)
     return sums.sum(0)

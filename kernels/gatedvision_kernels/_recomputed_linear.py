@@ -22,6 +22,7 @@ from torch.library import CustomOpDef
 from torch.utils.flop_counter import register_flop_formula
 
 from gatedvision_kernels._column_sum import column_sum
+from gatedvision_kernels._operator import custom_op
 from gatedvision_kernels._two_ways import two_ways
 
 
@@ -85,9 +86,7 @@ def recomputed_linear(
     def run(weight: Tensor, bias: Tensor | None, *arguments: Any) -> Tensor:
         return linear(forward(*arguments), weight, bias)
 
-    operator = torch.library.custom_op(
-        f"gatedvision::{name}", run, mutates_args=(), schema=f"(Tensor weight, Tensor? bias, {schema}) -> Tensor"
-    )
+    operator = custom_op(name, run, schema=f"(Tensor weight, Tensor? bias, {schema}) -> Tensor")
 
     @operator.register_fake
     def _(weight: Tensor, bias: Tensor | None, x: Tensor, *arguments: Any) -> Tensor:

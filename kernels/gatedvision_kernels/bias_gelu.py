@@ -25,6 +25,7 @@ from torch import Tensor
 from gatedvision_kernels._device import on_device_of
 from gatedvision_kernels._dispatch import use_triton
 from gatedvision_kernels._gelu import normal_distribution
+from gatedvision_kernels._operator import custom_op, launcher
 from gatedvision_kernels._recomputed_linear import check_linear, linear, recomputed_linear
 from gatedvision_kernels._rows import as_rows, block_of, ceil_div, num_programs
 from gatedvision_kernels._triton import jit, tl
@@ -163,7 +164,7 @@ def _forward(x: Tensor, bias: Tensor) -> Tensor:
     tile = block_of(width)
     grid = (ceil_div(num_rows, tile["BLOCK_ROWS"]), ceil_div(width, tile["BLOCK_WIDTH"]))
     with on_device_of(x):
-        _forward_kernel[grid](x, bias.contiguous(), y, num_rows, x.stride(0), WIDTH=width, **tile)
+        launcher(_forward_kernel)[grid](x, bias.contiguous(), y, num_rows, x.stride(0), WIDTH=width, **tile)
     return y
 
 
@@ -176,19 +177,16 @@ def _backward(grad_y: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, 
     programs = num_programs(x.device, ceil_div(num_rows, tile["BLOCK_ROWS"]))
     sums = x.new_empty((programs, width), dtype=torch.float32)
     with on_device_of(x):
-        _backward_kernel[(programs, ceil_div(width, tile["BLOCK_WIDTH"]))](
+        launcher(_backward_kernel)[(programs, ceil_div(width, tile["BLOCK_WIDTH"]))](
             x, bias.contiguous(), grad_y, y, grad_x, sums, num_rows, x.stride(0), grad_y.stride(0), WIDTH=width, **tile
         )
     return grad_x, sums.sum(0), y
 
 
-_bias_gelu = torch.library.custom_op(
-    "gatedvision::bias_gelu", _forward, mutates_args=(), schema="(Tensor x, Tensor bias) -> Tensor"
-)
-_bias_gelu_backward = torch.library.custom_op(
-    "gatedvision::bias_gelu_backward",
+_bias_gelu = custom_op("bias_gelu", _forward, schema="(Tensor x, Tensor bias) -> Tensor")
+_bias_gelu_backward = custom_op(
+    "bias_gelu_backward",
     _backward,
-    mutates_args=(),
     schema="(Tensor grad_y, Tensor x, Tensor bias) -> (Tensor, Tensor, Tensor)",
 )
 

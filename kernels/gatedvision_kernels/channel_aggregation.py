@@ -26,6 +26,7 @@ from torch import Tensor
 from gatedvision_kernels._device import on_device_of
 from gatedvision_kernels._dispatch import use_triton
 from gatedvision_kernels._gelu import normal_distribution
+from gatedvision_kernels._operator import custom_op, launcher
 from gatedvision_kernels._recomputed_linear import check_linear, linear, recomputed_linear
 from gatedvision_kernels._rows import as_rows, ceil_div, num_programs, tile_of
 from gatedvision_kernels._triton import jit, tl
@@ -226,7 +227,7 @@ def _forward(x: Tensor, common_weight: Tensor, common_bias: Tensor, scale: Tenso
     num_rows, width = x.shape
     tile = _tile_of(width)
     with on_device_of(x):
-        _forward_kernel[(ceil_div(num_rows, tile["BLOCK_ROWS"]),)](
+        launcher(_forward_kernel)[(ceil_div(num_rows, tile["BLOCK_ROWS"]),)](
             x,
             common_weight.contiguous(),
             common_bias,
@@ -252,7 +253,7 @@ def _backward(
     grad_vectors = x.new_empty((2, programs, width), dtype=torch.float32)
     grad_bias = x.new_empty((programs, 1), dtype=torch.float32)
     with on_device_of(x):
-        _backward_kernel[(programs,)](
+        launcher(_backward_kernel)[(programs,)](
             grad_y,
             x,
             common_weight.contiguous(),
@@ -272,13 +273,10 @@ def _backward(
 
 
 SCHEMA = "Tensor x, Tensor common_weight, Tensor common_bias, Tensor scale"
-_channel_aggregation = torch.library.custom_op(
-    "gatedvision::channel_aggregation", _forward, mutates_args=(), schema=f"({SCHEMA}) -> Tensor"
-)
-_channel_aggregation_backward = torch.library.custom_op(
-    "gatedvision::channel_aggregation_backward",
+_channel_aggregation = custom_op("channel_aggregation", _forward, schema=f"({SCHEMA}) -> Tensor")
+_channel_aggregation_backward = custom_op(
+    "channel_aggregation_backward",
     _backward,
-    mutates_args=(),
     schema=f"(Tensor grad_y, {SCHEMA}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gatedvision_kernels._device import on_device_of
 from gatedvision_kernels._dispatch import use_triton
+from gatedvision_kernels._operator import custom_op, launcher
 from gatedvision_kernels._rows import as_rows, ceil_div, num_programs, tile_of
 from gatedvision_kernels._triton import jit, tl
 from gatedvision_kernels._two_ways import two_ways
@@ -121,6 +122,8 @@ def _forward_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):
+    # Code that torch.compile writes passes numbers in double precision.
+    eps = tl.cast(eps, tl.float32)
     rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
     columns = tl.arange(0, BLOCK_WIDTH)[None, :]
     mask = (rows < num_rows) & (columns < WIDTH)
@@ -162,6 +165,8 @@ def _backward_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):
+    # Code that torch.compile writes passes numbers in double precision.
+    eps = tl.cast(eps, tl.float32)
     columns = tl.arange(0, BLOCK_WIDTH)[None, :]
     global_weight = tl.load(global_weight_ptr + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)
     local_weight = tl.load(local_weight_ptr + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)
@@ -224,7 +229,7 @@ def _forward(
     num_rows, width = a.shape
     tile = tile_of(width, TILE_ELEMENTS)
     with on_device_of(a):
-        _forward_kernel[(ceil_div(num_rows, tile["BLOCK_ROWS"]),)](
+        launcher(_forward_kernel)[(ceil_div(num_rows, tile["BLOCK_ROWS"]),)](
             a,
             b,
             gate,
@@ -260,7 +265,7 @@ def _backward(
     programs = num_programs(a.device, ceil_div(num_rows, tile["BLOCK_ROWS"]))
     partial_grad_weights = a.new_empty((2, programs, width), dtype=torch.float32)
     with on_device_of(a):
-        _backward_kernel[(programs,)](
+        launcher(_backward_kernel)[(programs,)](
             grad_y,
             a,
             b,
@@ -286,17 +291,15 @@ def _backward(
     return grad_global, grad_local, grad_gate, grad_global_weight, grad_local_weight
 
 
-_gated_norm_mix = torch.library.custom_op(
-    "gatedvision::gated_norm_mix",
+_gated_norm_mix = custom_op(
+    "gated_norm_mix",
     _forward,
-    mutates_args=(),
     schema="(Tensor global_branch, Tensor local_branch, Tensor gate, Tensor global_weight, Tensor local_weight, "
     "float eps, str activation) -> Tensor",
 )
-_gated_norm_mix_backward = torch.library.custom_op(
-    "gatedvision::gated_norm_mix_backward",
+_gated_norm_mix_backward = custom_op(
+    "gated_norm_mix_backward",
     _backward,
-    mutates_args=(),
     schema="(Tensor grad_y, Tensor global_branch, Tensor local_branch, Tensor gate, Tensor global_weight, "
     "Tensor local_weight, float eps, str activation) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gatedvision_kernels._device import on_device_of
 from gatedvision_kernels._dispatch import use_triton
+from gatedvision_kernels._operator import custom_op, launcher
 from gatedvision_kernels._recomputed_linear import check_linear, linear, recomputed_linear
 from gatedvision_kernels._rows import as_rows, block_of, ceil_div
 from gatedvision_kernels._triton import jit, tl
@@ -182,7 +183,7 @@ def _forward(gate: Tensor, value: Tensor, double: bool) -> Tensor:
     tile = block_of(width)
     grid = (ceil_div(num_rows, tile["BLOCK_ROWS"]), ceil_div(width, tile["BLOCK_WIDTH"]))
     with on_device_of(gate):
-        _forward_kernel[grid](
+        launcher(_forward_kernel)[grid](
             gate, value, y, num_rows, gate.stride(0), value.stride(0), DOUBLE=double, WIDTH=width, **tile
         )
     return y
@@ -196,7 +197,7 @@ def _backward(grad_y: Tensor, gate: Tensor, value: Tensor, double: bool) -> tupl
     tile = block_of(width)
     grid = (ceil_div(num_rows, tile["BLOCK_ROWS"]), ceil_div(width, tile["BLOCK_WIDTH"]))
     with on_device_of(gate):
-        _backward_kernel[grid](
+        launcher(_backward_kernel)[grid](
             grad_y,
             gate,
             value,
@@ -215,13 +216,10 @@ def _backward(grad_y: Tensor, gate: Tensor, value: Tensor, double: bool) -> tupl
 
 
 SCHEMA = "Tensor gate, Tensor value, bool double"
-_gated_product = torch.library.custom_op(
-    "gatedvision::gated_product", _forward, mutates_args=(), schema=f"({SCHEMA}) -> Tensor"
-)
-_gated_product_backward = torch.library.custom_op(
-    "gatedvision::gated_product_backward",
+_gated_product = custom_op("gated_product", _forward, schema=f"({SCHEMA}) -> Tensor")
+_gated_product_backward = custom_op(
+    "gated_product_backward",
     _backward,
-    mutates_args=(),
     schema=f"(Tensor grad_y, {SCHEMA}) -> (Tensor, Tensor, Tensor)",
 )
 

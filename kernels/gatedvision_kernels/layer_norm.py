@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gatedvision_kernels._device import on_device_of
 from gatedvision_kernels._dispatch import use_triton
+from gatedvision_kernels._operator import custom_op, launcher
 from gatedvision_kernels._rows import as_rows, ceil_div, num_programs
 from gatedvision_kernels._triton import jit, tl, triton
 from gatedvision_kernels._two_ways import two_ways
@@ -143,6 +144,8 @@ def _forward_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):
+    # Code that torch.compile writes passes numbers in double precision.
+    eps = tl.cast(eps, tl.float32)
     rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
     columns = tl.arange(0, BLOCK_WIDTH)[None, :]
     inside = columns < WIDTH
@@ -185,6 +188,8 @@ def _backward_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):
+    # Code that torch.compile writes passes numbers in double precision.
+    eps = tl.cast(eps, tl.float32)
     columns = tl.arange(0, BLOCK_WIDTH)[None, :]
     inside = columns < WIDTH
     weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
@@ -241,7 +246,7 @@ def _forward(
     num_rows, width = x.shape
     tile = _tile_of(width)
     with on_device_of(x):
-        _forward_kernel[(ceil_div(num_rows, tile["BLOCK_ROWS"]),)](
+        launcher(_forward_kernel)[(ceil_div(num_rows, tile["BLOCK_ROWS"]),)](
             x,
             residual,
             None if scale is None else scale.contiguous(),
@@ -292,7 +297,7 @@ def _launch_backward(
     vectors = 2 if x is None else 3
     grad_vectors = total.new_empty((programs, vectors, width), dtype=torch.float32)
     with on_device_of(total):
-        _backward_kernel[(programs,)](
+        launcher(_backward_kernel)[(programs,)](
             total,
             x,
             None if scale is None else scale.contiguous(),
@@ -330,28 +335,24 @@ def _backward_add_layer_norm(
     return grad_residual, grad_x, grad_vectors
 
 
-_layer_norm = torch.library.custom_op(
-    "gatedvision::layer_norm",
+_layer_norm = custom_op(
+    "layer_norm",
     _forward_layer_norm,
-    mutates_args=(),
     schema="(Tensor x, Tensor weight, Tensor bias, float eps) -> Tensor",
 )
-_add_layer_norm = torch.library.custom_op(
-    "gatedvision::add_layer_norm",
+_add_layer_norm = custom_op(
+    "add_layer_norm",
     _forward_add_layer_norm,
-    mutates_args=(),
     schema="(Tensor x, Tensor residual, Tensor scale, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor)",
 )
-_layer_norm_backward = torch.library.custom_op(
-    "gatedvision::layer_norm_backward",
+_layer_norm_backward = custom_op(
+    "layer_norm_backward",
     _backward_layer_norm,
-    mutates_args=(),
     schema="(Tensor grad_y, Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)",
 )
-_add_layer_norm_backward = torch.library.custom_op(
-    "gatedvision::add_layer_norm_backward",
+_add_layer_norm_backward = custom_op(
+    "add_layer_norm_backward",
     _backward_add_layer_norm,
-    mutates_args=(),
     schema="(Tensor grad_y, Tensor? grad_total, Tensor total, Tensor x, Tensor scale, Tensor weight, float eps)"
     " -> (Tensor, Tensor, Tensor)",
 )

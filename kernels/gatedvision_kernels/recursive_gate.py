@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gatedvision_kernels._device import on_device_of
 from gatedvision_kernels._dispatch import use_triton
+from gatedvision_kernels._operator import custom_op, launcher
 from gatedvision_kernels._rows import as_rows, block_of, ceil_div, num_programs
 from gatedvision_kernels._triton import jit, tl
 from gatedvision_kernels._two_ways import two_ways
@@ -132,6 +133,8 @@ def _forward_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):
+    # Code that torch.compile writes passes numbers in double precision.
+    scale = tl.cast(scale, tl.float32)
     rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
     columns = tl.program_id(1) * BLOCK_WIDTH + tl.arange(0, BLOCK_WIDTH)[None, :]
     mask = (rows < num_rows) & (columns < WIDTH)
@@ -147,18 +150,21 @@ def _backward_kernel(
     grad_y_ptr,  # [R, D]
     y_ptr,  # [R, D], the output once more, or None where nothing needs it
     grad_x_ptr,  # [R, D]
-    grad_gate_ptr,  # [R, D]
+    grad_gates_ptr,  # [R, S], written from column first to first + D
     sums_ptr,  # [P, D] float32, of the gradient of x, or None where nothing needs them
     num_rows,
     x_stride,
     gate_stride,
     grad_y_stride,
-    grad_gate_stride,
+    grad_gates_stride,
+    first,
     scale,
     WIDTH: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):
+    # Code that torch.compile writes passes numbers in double precision.
+    scale = tl.cast(scale, tl.float32)
     columns = tl.program_id(1) * BLOCK_WIDTH + tl.arange(0, BLOCK_WIDTH)[None, :]
     # Summed over rows only once, at the end: inside the loop that would cost a reduction per block.
     sums = tl.zeros((BLOCK_ROWS, BLOCK_WIDTH), tl.float32)
@@ -170,8 +176,8 @@ def _backward_kernel(
         grad_y = tl.load(grad_y_ptr + rows * grad_y_stride + columns, mask=mask, other=0.0).to(tl.float32)
         grad_x = scale * gate * grad_y
         tl.store(grad_x_ptr + rows * WIDTH + columns, grad_x.to(grad_x_ptr.dtype.element_ty), mask=mask)
-        grad_gate = (x * grad_y).to(grad_gate_ptr.dtype.element_ty)
-        tl.store(grad_gate_ptr + rows * grad_gate_stride + columns, grad_gate, mask=mask)
+        grad_gate = (x * grad_y).to(grad_gates_ptr.dtype.element_ty)
+        tl.store(grad_gates_ptr + rows * grad_gates_stride + first + columns, grad_gate, mask=mask)
         if y_ptr is not None:
             tl.store(y_ptr + rows * WIDTH + columns, (x * gate).to(y_ptr.dtype.element_ty), mask=mask)
         sums += grad_x
@@ -186,33 +192,37 @@ def _multiply(x: Tensor, gate: Tensor, scale: float) -> Tensor:
     num_rows, width = x.shape
     tile = block_of(width)
     grid = (ceil_div(num_rows, tile["BLOCK_ROWS"]), ceil_div(width, tile["BLOCK_WIDTH"]))
-    _forward_kernel[grid](x, gate, y, num_rows, x.stride(0), gate.stride(0), scale, WIDTH=width, **tile)
+    launcher(_forward_kernel)[grid](x, gate, y, num_rows, x.stride(0), gate.stride(0), scale, WIDTH=width, **tile)
     return y
 
 
 def _differentiate_product(
-    x: Tensor, gate: Tensor, grad_y: Tensor, grad_gate: Tensor, scale: float, *, last: bool, sums: bool
+    x: Tensor, gate: Tensor, grad_y: Tensor, grad_gates: Tensor, first: int, scale: float, *, last: bool, sums: bool
 ) -> tuple[Tensor, Optional[Tensor], Optional[Tensor]]:
-    """Write the gradient of the gate and return that of ``x``, its sums over rows, and the product once more."""
+    """Write the gradient of the gate and return that of ``x``, its sums over rows, and the product once more.
+
+    A compiler would write to a part of the gates' gradient by way of copies, so the kernel gets the whole of it.
+    """
     num_rows, width = x.shape
     grad_x = x.new_empty(x.shape)
     y = None if last else x.new_empty(x.shape)
     tile = block_of(width)
     programs = num_programs(x.device, ceil_div(num_rows, tile["BLOCK_ROWS"]))
     partial_sums = x.new_empty((programs, width), dtype=torch.float32) if sums else None
-    _backward_kernel[(programs, ceil_div(width, tile["BLOCK_WIDTH"]))](
+    launcher(_backward_kernel)[(programs, ceil_div(width, tile["BLOCK_WIDTH"]))](
         x,
         gate,
         grad_y,
         y,
         grad_x,
-        grad_gate,
+        grad_gates,
         partial_sums,
         num_rows,
         x.stride(0),
         gate.stride(0),
         grad_y.stride(0),
-        grad_gate.stride(0),
+        grad_gates.stride(0),
+        first,
         scale,
         WIDTH=width,
         **tile,
@@ -249,8 +259,10 @@ def _backward(
         for k in range(len(steps), -1, -1):
             z, width = (steps[k - 1] if k else x_rows), narrowest << k
             first -= width
-            parts = gates[:, first : first + width], grad, grad_gate_rows[:, first : first + width]
-            grad, sums, y = _differentiate_product(z, *parts, scale, last=k == len(steps), sums=k > 0)
+            gate = gates[:, first : first + width]
+            grad, sums, y = _differentiate_product(
+                z, gate, grad, grad_gate_rows, first, scale, last=k == len(steps), sums=k > 0
+            )
             if grad_z is not None:
                 grad_matrices.append((grad_z.t() @ y).flatten())
             if k:
@@ -261,16 +273,14 @@ def _backward(
     return grad.view(x.shape), grad_gates, grad_weight, grad_bias
 
 
-_recursive_gate = torch.library.custom_op(
-    "gatedvision::recursive_gate",
+_recursive_gate = custom_op(
+    "recursive_gate",
     _forward,
-    mutates_args=(),
     schema="(Tensor x, Tensor gates, Tensor weight, Tensor bias, float scale) -> (Tensor, Tensor[])",
 )
-_recursive_gate_backward = torch.library.custom_op(
-    "gatedvision::recursive_gate_backward",
+_recursive_gate_backward = custom_op(
+    "recursive_gate_backward",
     _backward,
-    mutates_args=(),
     schema="(Tensor grad_y, Tensor x, Tensor gates, Tensor weight, Tensor bias, Tensor[] steps, float scale)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
 )

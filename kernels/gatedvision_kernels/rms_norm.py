@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gatedvision_kernels._device import on_device_of
 from gatedvision_kernels._dispatch import use_triton
+from gatedvision_kernels._operator import custom_op, launcher
 from gatedvision_kernels._rows import as_rows, ceil_div, num_programs, tile_of
 from gatedvision_kernels._triton import jit, tl
 from gatedvision_kernels._two_ways import two_ways
@@ -113,6 +114,8 @@ def _forward_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):
+    # Code that torch.compile writes passes numbers in double precision.
+    eps = tl.cast(eps, tl.float32)
     rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
     columns = tl.arange(0, BLOCK_WIDTH)[None, :]
     mask = (rows < num_rows) & (columns < WIDTH)
@@ -146,6 +149,8 @@ def _backward_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):
+    # Code that torch.compile writes passes numbers in double precision.
+    eps = tl.cast(eps, tl.float32)
     columns = tl.arange(0, BLOCK_WIDTH)[None, :]
     weight = tl.load(weight_ptr + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)
     # Summed over rows only once, at the end: inside the loop that would cost a reduction per block.
@@ -179,7 +184,7 @@ def _forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> 
     num_rows, width = x.shape
     tile = tile_of(width)
     with on_device_of(x):
-        _forward_kernel[(ceil_div(num_rows, tile["BLOCK_ROWS"]),)](
+        launcher(_forward_kernel)[(ceil_div(num_rows, tile["BLOCK_ROWS"]),)](
             x,
             residual,
             weight.contiguous(),
@@ -217,7 +222,7 @@ def _backward(
     programs = num_programs(x.device, ceil_div(num_rows, tile["BLOCK_ROWS"]))
     partial_grad_weight = x.new_empty((programs, width), dtype=torch.float32)
     with on_device_of(x):
-        _backward_kernel[(programs,)](
+        launcher(_backward_kernel)[(programs,)](
             x,
             weight.contiguous(),
             grad_y,
@@ -235,22 +240,19 @@ def _backward(
     return grad_x, partial_grad_weight.sum(0).to(weight.dtype)
 
 
-_rms_norm = torch.library.custom_op(
-    "gatedvision::rms_norm",
+_rms_norm = custom_op(
+    "rms_norm",
     _forward_rms_norm,
-    mutates_args=(),
     schema="(Tensor x, Tensor weight, float eps) -> Tensor",
 )
-_add_rms_norm = torch.library.custom_op(
-    "gatedvision::add_rms_norm",
+_add_rms_norm = custom_op(
+    "add_rms_norm",
     _forward_add_rms_norm,
-    mutates_args=(),
     schema="(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)",
 )
-_rms_norm_backward = torch.library.custom_op(
-    "gatedvision::rms_norm_backward",
+_rms_norm_backward = custom_op(
+    "rms_norm_backward",
     _backward,
-    mutates_args=(),
     schema="(Tensor grad_y, Tensor? grad_total, Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)",
 )
 

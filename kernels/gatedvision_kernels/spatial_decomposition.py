@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gatedvision_kernels._device import on_device_of
 from gatedvision_kernels._dispatch import use_triton
+from gatedvision_kernels._operator import custom_op, launcher
 from gatedvision_kernels._rows import as_rows, block_of, ceil_div
 from gatedvision_kernels._triton import jit, tl
 from gatedvision_kernels._two_ways import two_ways
@@ -217,8 +218,8 @@ def _forward(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     blocks = ceil_div(channels, tile["BLOCK_WIDTH"])
     constants = {"SHARES": SHARES, "WIDTH": channels, **tile}
     with on_device_of(x):
-        _sum_kernel[(batch * SHARES, blocks)](x, sums, pixels, x.stride(0), **constants)
-        _forward_kernel[(batch * ceil_div(pixels, tile["BLOCK_ROWS"]), blocks)](
+        launcher(_sum_kernel)[(batch * SHARES, blocks)](x, sums, pixels, x.stride(0), **constants)
+        launcher(_forward_kernel)[(batch * ceil_div(pixels, tile["BLOCK_ROWS"]), blocks)](
             x, scale.contiguous(), sums, y, pixels, x.stride(0), **constants
         )
     return y, sums
@@ -235,23 +236,23 @@ def _backward(grad_y: Tensor, x: Tensor, scale: Tensor, sums: Tensor) -> tuple[T
     strides = (grad_y.stride(0), x.stride(0))
     constants = {"SHARES": SHARES, "WIDTH": channels, **tile}
     with on_device_of(x):
-        _backward_sum_kernel[(batch * SHARES, blocks)](grad_y, x, scale, sums, grad_sums, pixels, *strides, **constants)
-        _backward_kernel[(batch * ceil_div(pixels, tile["BLOCK_ROWS"]), blocks)](
+        launcher(_backward_sum_kernel)[(batch * SHARES, blocks)](
+            grad_y, x, scale, sums, grad_sums, pixels, *strides, **constants
+        )
+        launcher(_backward_kernel)[(batch * ceil_div(pixels, tile["BLOCK_ROWS"]), blocks)](
             grad_y, x, scale, sums, grad_sums, grad_x, pixels, *strides, **constants
         )
     return grad_x, grad_sums[1].sum((0, 1))
 
 
-_spatial_decomposition = torch.library.custom_op(
-    "gatedvision::spatial_decomposition",
+_spatial_decomposition = custom_op(
+    "spatial_decomposition",
     _forward,
-    mutates_args=(),
     schema="(Tensor x, Tensor scale) -> (Tensor, Tensor)",
 )
-_spatial_decomposition_backward = torch.library.custom_op(
-    "gatedvision::spatial_decomposition_backward",
+_spatial_decomposition_backward = custom_op(
+    "spatial_decomposition_backward",
     _backward,
-    mutates_args=(),
     schema="(Tensor grad_y, Tensor x, Tensor scale, Tensor sums) -> (Tensor, Tensor)",
 )
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gatedvision_kernels._device import on_device_of
 from gatedvision_kernels._dispatch import use_triton
+from gatedvision_kernels._operator import custom_op, launcher
 from gatedvision_kernels._rows import as_rows, ceil_div, tile_of
 from gatedvision_kernels._triton import jit, tl
 from gatedvision_kernels._two_ways import two_ways
@@ -112,7 +113,7 @@ def _forward(x: Tensor) -> Tensor:
     x = as_rows(x)
     grid, tile = _launch_settings(len(x), width)
     with on_device_of(x):
-        _forward_kernel[grid](x, y, len(x), x.stride(0), WIDTH=width, **tile)
+        launcher(_forward_kernel)[grid](x, y, len(x), x.stride(0), WIDTH=width, **tile)
     return y
 
 
@@ -122,14 +123,12 @@ def _backward(grad_y: Tensor, x: Tensor) -> Tensor:
     width = grad_y.shape[1]
     grid, tile = _launch_settings(len(x), width)
     with on_device_of(x):
-        _backward_kernel[grid](x, grad_y, grad_x, len(x), x.stride(0), grad_y.stride(0), WIDTH=width, **tile)
+        launcher(_backward_kernel)[grid](x, grad_y, grad_x, len(x), x.stride(0), grad_y.stride(0), WIDTH=width, **tile)
     return grad_x
 
 
-_swiglu = torch.library.custom_op("gatedvision::swiglu", _forward, mutates_args=(), schema="(Tensor x) -> Tensor")
-_swiglu_backward = torch.library.custom_op(
-    "gatedvision::swiglu_backward", _backward, mutates_args=(), schema="(Tensor grad_y, Tensor x) -> Tensor"
-)
+_swiglu = custom_op("swiglu", _forward, schema="(Tensor x) -> Tensor")
+_swiglu_backward = custom_op("swiglu_backward", _backward, schema="(Tensor grad_y, Tensor x) -> Tensor")
 
 
 @_swiglu.register_fake

@@ -9,7 +9,7 @@ import json
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -106,6 +106,17 @@ def swiglu_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     yield Case("swiglu backward", module("swiglu")._backward_kernel, dtype, {}, constants)
 
 
+def gated_activation_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    forward, backward = (getattr(module("gated_activation"), f"_{way}_kernel") for way in ("forward", "backward"))
+    types = {"bias_ptr": "*fp32", "sums_ptr": "*fp32"}
+    last = {"ACTIVATION": 0, "DIM": 24, "BLOCK_PIXELS": 64, "BLOCK_CHANNELS": 32}
+    yield Case("gated_activation forward", forward, dtype, types, last)
+    yield Case("gated_activation backward", backward, dtype, types, last)
+    first = {"ACTIVATION": 1, "DIM": 24, "BLOCK_PIXELS": 1024, "BLOCK_CHANNELS": 1, "bias_ptr": None}
+    yield Case("gated_activation forward, channels first", forward, dtype, types, first)
+    yield Case("gated_activation backward, channels first", backward, dtype, types, first | {"sums_ptr": None})
+
+
 def gated_product_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     constants = {"DOUBLE": True, "WIDTH": 96, "BLOCK_ROWS": 4, "BLOCK_WIDTH": 128}
     yield Case("gated_product forward", module("gated_product")._forward_kernel, dtype, {}, constants)
@@ -191,6 +202,7 @@ OPERATORS: tuple[Callable[[str, GPUTarget], Iterator[Case]], ...] = (
     recursive_gate_cases,
     gated_norm_mix_cases,
     swiglu_cases,
+    gated_activation_cases,
     gated_product_cases,
     channel_aggregation_cases,
     spatial_decomposition_cases,
@@ -205,10 +217,19 @@ def parse_target(text: str) -> GPUTarget:
     return GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
 
 
+def as_called_by_inductor(case: Case) -> Case | None:
+    """Return the case with its numbers in double precision, as torch.compile passes them; None without numbers."""
+    numbers = {name: "fp64" for name, kind in case.types.items() if kind == "fp32"}
+    if case.dtype != "bf16" or not numbers:
+        return None
+    return replace(case, label=f"{case.label}, double", types=case.types | numbers)
+
+
 def compile_all(target: GPUTarget) -> dict[str, str]:
     """Return what each case came to: the kind of binary, or the error."""
     results = {}
-    for case in (case for cases in OPERATORS for dtype in DTYPES for case in cases(dtype, target)):
+    cases = [case for cases in OPERATORS for dtype in DTYPES for case in cases(dtype, target)]
+    for case in [*cases, *filter(None, map(as_called_by_inductor, cases))]:
         source = ASTSource(fn=case.kernel, signature=case.signature(), constexprs=case.constants)
         try:
             binary = triton.compile(source, target=target, options={"num_warps": case.num_warps})

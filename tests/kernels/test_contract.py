@@ -21,6 +21,7 @@ from gatedvision_kernels import (
     channel_aggregation,
     channel_aggregation_linear,
     depthwise_conv2d,
+    gated_activation,
     gated_norm_mix,
     gated_product,
     gated_product_linear,
@@ -69,6 +70,7 @@ OPERATORS = {
         recursive_gate, {"x": (5, 3), "gates": (5, 9)}, {"weight": (18,), "bias": (6,)}, tolerance=4e-6
     ),
     "depthwise_conv2d": Operator(depthwise_conv2d, {"x": (3, 4, 13)}, {"weight": (13, 1, 3, 3), "bias": (13,)}),
+    "gated_activation": Operator(gated_activation, {"x": (6, 5, 3)}, {"bias": (6,)}, tolerance=4e-6),
     "rms_norm": Operator(rms_norm, {"x": (5, 13)}, {"weight": (13,)}),
     "add_rms_norm": Operator(add_rms_norm, {"x": (5, 13), "residual": (5, 13)}, {"weight": (13,)}),
     "gated_norm_mix": Operator(
@@ -91,6 +93,9 @@ OPERATORS = {
         {"common_weight": (13,), "common_bias": (1,), "scale": (13,), "weight": (7, 13), "bias": (7,)},
     ),
 }
+
+# Code for kernels can only be generated where there is a GPU to run them.
+COMPILERS = ["aot_eager", "inductor"] if torch.cuda.is_available() else ["aot_eager"]
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "half of a wider tensor": lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
@@ -155,10 +160,11 @@ def test_checkpointing(call, inputs_of, agrees):
     agrees(partial(checkpoint, call, use_reentrant=False), inputs_of(2))
 
 
+@pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-def test_compiles_to_one_graph(dynamic, call, inputs_of, agrees):
+def test_compiles_to_one_graph(dynamic, compiler, call, inputs_of, agrees):
     torch.compiler.reset()
-    agrees(torch.compile(call, fullgraph=True, dynamic=dynamic, backend="aot_eager"), inputs_of(2))
+    agrees(torch.compile(call, fullgraph=True, dynamic=dynamic, backend=compiler), inputs_of(2))
 
 
 def test_automatic_choice_compiles_to_one_graph(call, inputs_of):
@@ -179,7 +185,7 @@ def test_autocast_changes_nothing(backend, call, inputs_of, device):
 def test_registration(name, inputs_of):
     """Torch's own checks: schema, shape inference, autograd and tracing with unknown sizes."""
     operator = getattr(torch.ops.gatedvision, name).default
-    options = {"double": False, "eps": 1e-6, "activation": "silu", "scale": 1.0, "dilation": 1}
+    options = {"double": False, "eps": 1e-6, "activation": "silu", "act": "elu", "scale": 1.0, "dilation": 1}
     inputs = inputs_of(2)
     arguments = [
         inputs[a.name].requires_grad_() if a.name in inputs else options[a.name] for a in operator._schema.arguments

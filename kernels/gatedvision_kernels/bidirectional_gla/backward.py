@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gatedvision_kernels._operator import launcher
 from gatedvision_kernels._rows import ceil_div
 from gatedvision_kernels._triton import jit, tl
 from gatedvision_kernels.bidirectional_gla._levels import (
@@ -150,6 +151,8 @@ def _backward_kernel(
     SUM_PRECISION: tl.constexpr,
     FLUSH: tl.constexpr,
 ):
+    # Code that torch.compile writes passes numbers in double precision.
+    scale = tl.cast(scale, tl.float32)
     chunk = tl.program_id(0) % chunks
     row = (tl.program_id(0) // chunks).to(tl.int64)
     batch = row // heads
@@ -312,7 +315,7 @@ def differentiate(
     chunks = ceil_div(length, CHUNK)
     inputs = (query, key, value, log_decay_forward, log_decay_backward)
     gradients = [x.new_empty(x.shape) for x in inputs]
-    _backward_kernel[(batch * heads * chunks,)](
+    launcher(_backward_kernel)[(batch * heads * chunks,)](
         *inputs,
         doutput,
         states,

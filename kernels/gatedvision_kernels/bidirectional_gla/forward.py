@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gatedvision_kernels._operator import launcher
 from gatedvision_kernels._rows import ceil_div
 from gatedvision_kernels._triton import jit, tl
 from gatedvision_kernels.bidirectional_gla._levels import (
@@ -86,6 +87,8 @@ def _forward_kernel(
     GATE_PRECISION: tl.constexpr,
     FLUSH: tl.constexpr,
 ):
+    # Code that torch.compile writes passes numbers in double precision.
+    scale = tl.cast(scale, tl.float32)
     chunk = tl.program_id(0) % chunks
     row = (tl.program_id(0) // chunks).to(tl.int64)
     batch = row // heads
@@ -160,7 +163,7 @@ def attend(
     batch, length, heads, width = query.shape
     chunks = ceil_div(length, CHUNK)
     output = value.new_empty(value.shape)
-    _forward_kernel[(batch * heads * chunks,)](
+    launcher(_forward_kernel)[(batch * heads * chunks,)](
         query,
         key,
         value,

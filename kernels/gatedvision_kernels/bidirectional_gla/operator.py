@@ -12,6 +12,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from gatedvision_kernels._device import on_device_of
 from gatedvision_kernels._dispatch import interpreting
+from gatedvision_kernels._operator import custom_op
 from gatedvision_kernels._rows import as_rows
 from gatedvision_kernels._triton import tl
 from gatedvision_kernels._two_ways import two_ways
@@ -98,18 +99,15 @@ def _run_backward(
         return differentiate(doutput, query, key, value, *gates, states, adjoints, scale / 2, formats=formats)
 
 
-# The schemas are spelled out: older releases of torch cannot infer them from postponed annotations.
-_bidirectional_gla = torch.library.custom_op(
-    "gatedvision::bidirectional_gla",
+_bidirectional_gla = custom_op(
+    "bidirectional_gla",
     _run_forward,
-    mutates_args=(),
     schema="(Tensor query, Tensor key, Tensor value, Tensor log_decay_forward, Tensor log_decay_backward, "
     "float scale) -> (Tensor, Tensor)",
 )
-_bidirectional_gla_backward = torch.library.custom_op(
-    "gatedvision::bidirectional_gla_backward",
+_bidirectional_gla_backward = custom_op(
+    "bidirectional_gla_backward",
     _run_backward,
-    mutates_args=(),
     schema="(Tensor doutput, Tensor query, Tensor key, Tensor value, Tensor log_decay_forward, "
     "Tensor log_decay_backward, Tensor states, float scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gatedvision_kernels._operator import launcher
 from gatedvision_kernels._rows import ceil_div, multiprocessors
 from gatedvision_kernels._triton import jit, tl
 from gatedvision_kernels.bidirectional_gla._levels import exp2, sum_logs
@@ -178,7 +179,7 @@ def write_states(
     else:
         sums = decays = states
     for sum_segments in (True, False) if segments > 1 else (False,):
-        _states_kernel[(scans * segments,)](
+        launcher(_states_kernel)[(scans * segments,)](
             x,
             y,
             log_decay_forward,

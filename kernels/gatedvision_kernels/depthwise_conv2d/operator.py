@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from gatedvision_kernels._device import on_device_of
+from gatedvision_kernels._operator import custom_op
 from gatedvision_kernels._two_ways import two_ways
 from gatedvision_kernels.depthwise_conv2d.convolve import convolve
 from gatedvision_kernels.depthwise_conv2d.weight_gradient import differentiate_weight
@@ -35,18 +36,17 @@ def _run_backward(grad_y: Tensor, x: Tensor, weight: Tensor, dilation: int) -> t
         )
 
 
-# The schemas are spelled out: older releases of torch cannot infer them from postponed annotations.
-_depthwise_conv2d = torch.library.custom_op(
-    "gatedvision::depthwise_conv2d",
+_depthwise_conv2d = custom_op(
+    "depthwise_conv2d",
     _run_forward,
-    mutates_args=(),
     schema="(Tensor x, Tensor weight, Tensor? bias, int dilation) -> Tensor",
+    whole=True,
 )
-_depthwise_conv2d_backward = torch.library.custom_op(
-    "gatedvision::depthwise_conv2d_backward",
+_depthwise_conv2d_backward = custom_op(
+    "depthwise_conv2d_backward",
     _run_backward,
-    mutates_args=(),
     schema="(Tensor grad_y, Tensor x, Tensor weight, int dilation) -> (Tensor, Tensor, Tensor)",
+    whole=True,
 )
 
 

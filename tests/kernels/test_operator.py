@@ -1,0 +1,54 @@
+"""Compilers see kernels and operations of torch where an operator was called; depthwise convolution stays a call."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gatedvision_kernels._operator import custom_op
+from tests.kernels.test_contract import OPERATORS
+
+WHOLE = {"depthwise_conv2d"}
+
+
+@pytest.fixture(scope="module")
+def graphs() -> dict[str, dict[str, list[str]]]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    script = Path(__file__).with_name("graph_cases.py")
+    process = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("which", ["forward", "backward"])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_what_a_compiler_sees(name, which, graphs):
+    calls = graphs[name][which]
+    own = {call.split(".")[1] for call in calls if call.startswith("gatedvision.")}
+    if name in WHOLE:
+        assert own == {name if which == "forward" else f"{name}_backward"}
+        return
+    assert not own
+    assert "triton_kernel_wrapper_functional" in calls
+    # A kernel that writes to a part of a tensor would have a compiler copy the rest.
+    assert not [call for call in calls if "scatter" in call]
+
+
+def test_is_an_operator_of_torch():
+    double = custom_op("double_for_a_test", lambda x: 2 * x, schema="(Tensor x) -> Tensor")
+    double.register_fake(torch.empty_like)
+    x = torch.randn(3)
+    assert torch.equal(torch.ops.gatedvision.double_for_a_test(x), 2 * x)
+
+    class Double(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return double(x)
+
+    # Programs outlast the kernels of this release, so they hold the operator by its name.
+    program = torch.export.export(Double(), (x,))
+    assert "gatedvision.double_for_a_test" in str(program.graph)
