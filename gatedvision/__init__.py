@@ -8,10 +8,11 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import timm
 
 import gatedvision.models  # noqa: F401  registers the models
+from gatedvision.inpainting import inpaint
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "list_models"]
+__all__ = ["__version__", "inpaint", "list_models"]
 
 
 def list_models(filter: str = "", pretrained: bool = False) -> list[str]:

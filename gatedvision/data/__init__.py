@@ -4,7 +4,8 @@ A data set for classification yields ``dict(inputs=Tensor[C, H, W], label=int)``
 batch ``dict(inputs=Tensor[B, C, H, W], labels=Tensor[B])`` that the task models take. One for detection yields
 ``dict(inputs=Tensor[3, H, W], target=dict(...))``, and :func:`collate_detections` makes lists of them. One for
 segmentation yields ``dict(inputs=Tensor[3, H, W], labels=Tensor[H, W], name=str)``, which :func:`collate_label_maps`
-stacks where they are of one size.
+stacks where they are of one size. One for inpainting yields ``dict(inputs=Tensor[3, H, W], mask=Tensor[1, H, W],
+name=str)``, which :func:`collate_inpainting` stacks likewise.
 """
 
 from gatedvision.data import segmentation_classes
@@ -14,8 +15,17 @@ from gatedvision.data.coco_shapes import ShapesDetection
 from gatedvision.data.coco_transforms import RandomWindow
 from gatedvision.data.collate import collate_samples
 from gatedvision.data.digits import Digits
+from gatedvision.data.free_form_mask import FreeFormMask
 from gatedvision.data.image_folder import ImageFolder
 from gatedvision.data.image_reader import UnreadableImageError, read_image
+from gatedvision.data.inpainting import (
+    InpaintingFolder,
+    InpaintingPairs,
+    InpaintingPhotographs,
+    collate_inpainting,
+)
+from gatedvision.data.inpainting_transforms import EnlargeToCover
+from gatedvision.data.mask_folder import MaskFolder
 from gatedvision.data.segmentation import SegmentationFolder, collate_label_maps
 from gatedvision.data.segmentation_shapes import ShapesSegmentation
 from gatedvision.data.segmentation_transforms import RandomLabelCrop, photometric_distortion
@@ -25,7 +35,13 @@ __all__ = [
     "CocoAnnotations",
     "CocoDetection",
     "Digits",
+    "EnlargeToCover",
+    "FreeFormMask",
     "ImageFolder",
+    "InpaintingFolder",
+    "InpaintingPairs",
+    "InpaintingPhotographs",
+    "MaskFolder",
     "RandomLabelCrop",
     "RandomWindow",
     "SegmentationFolder",
@@ -33,6 +49,7 @@ __all__ = [
     "ShapesSegmentation",
     "UnreadableImageError",
     "collate_detections",
+    "collate_inpainting",
     "collate_label_maps",
     "collate_samples",
     "create_transform",

@@ -19,6 +19,10 @@ class CheckpointError(ValueError):
     """A checkpoint is missing, damaged, or does not fit the model."""
 
 
+class ForeignCheckpointError(CheckpointError):
+    """A file can be read, but ``tools/train.py`` did not write it."""
+
+
 def write_atomically(content: dict[str, Any] | str, path: Path) -> None:
     """Write a checkpoint or a text so that a crash at any moment leaves either the old file or the new one.
 
@@ -63,7 +67,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         The checkpoint, which holds at least ``state_dict``.
 
     Raises:
-        CheckpointError: there is no such file, it is damaged, or it is something else.
+        CheckpointError: there is no such file, or it is damaged.
+        ForeignCheckpointError: it is something else.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
@@ -78,7 +83,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if damaged:
         raise CheckpointError(f"checkpoint {path} is damaged: the checksum of {damaged} is wrong")
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise CheckpointError(f"{path} is not a checkpoint of tools/train.py: it has no 'state_dict'")
+        raise ForeignCheckpointError(f"{path} is not a checkpoint of tools/train.py: it has no 'state_dict'")
     return checkpoint
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
-from torch import nn
+from mmengine.optim import OptimWrapperDict
+from torch import Tensor, nn
 
 LAUNCHERS = ("none", "pytorch", "slurm")
 
@@ -51,7 +52,28 @@ def joined_processes(launcher: str) -> Iterator[str]:
         dist.destroy_process_group()
 
 
-def wrap_data_parallel(model: nn.Module, find_unused_parameters: bool = False) -> MMDistributedDataParallel:
+class DataParallel(MMDistributedDataParallel):
+    """mmengine's wrapper, for models with several optimizers, too.
+
+    Such a model takes its steps by itself, and calls this wrapper for each loss, so that gradients are averaged.
+    """
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        """Train one iteration.
+
+        Args:
+            data: the batch.
+            optim_wrapper: the optimizer, or several of them.
+
+        Returns:
+            What to log.
+        """
+        if isinstance(optim_wrapper, OptimWrapperDict):
+            return self.module.train_step(data, optim_wrapper, forward=self)
+        return super().train_step(data, optim_wrapper)
+
+
+def wrap_data_parallel(model: nn.Module, find_unused_parameters: bool = False) -> DataParallel:
     """Average the gradients of a model over the processes.
 
     Args:
@@ -62,7 +84,7 @@ def wrap_data_parallel(model: nn.Module, find_unused_parameters: bool = False) -
         The wrapped model.
     """
     device_ids = [torch.cuda.current_device()] if torch.cuda.is_available() else None
-    return MMDistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=find_unused_parameters)
+    return DataParallel(model, device_ids=device_ids, find_unused_parameters=find_unused_parameters)
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -18,14 +18,22 @@ class AveragedModel(ExponentialMovingAverage):
         momentum: weight of the newest parameters, 1 - decay.
         gamma: in step n the momentum is at least ``gamma / (gamma + n)``, so that a short run forgets its random
             start; 0 keeps it at ``momentum``.
+        only: name of the part of the model that is averaged, such as ``"generator"``; the parameters of other parts
+            are copied. ``None`` averages all of them.
         **kwargs: further arguments of mmengine's ``ExponentialMovingAverage``.
 
     Raises:
-        ValueError: ``gamma`` is negative, or averages of buffers or at intervals are asked for.
+        ValueError: ``gamma`` is negative, there is no such part, or averages of buffers or at intervals are asked for.
     """
 
-    def __init__(self, model: nn.Module, momentum: float = 1e-4, gamma: float = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, model: nn.Module, momentum: float = 1e-4, gamma: float = 0, only: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(model, momentum=momentum, **kwargs)
+        if only is not None and only not in dict(model.named_children()):
+            parts = ", ".join(name for name, _ in model.named_children())
+            raise ValueError(f"EMA of only={only!r}: the model has no such part, but {parts}")
+        self.only = only
         if gamma < 0:
             raise ValueError(f"gamma must not be negative, got {gamma}")
         if self.update_buffers or self.interval != 1:
@@ -42,13 +50,15 @@ class AveragedModel(ExponentialMovingAverage):
             model: the model in training.
         """
         if self._pairing is None or self._pairing[0] is not model:
-            self._pairing = model, _Pairs(self.module, model)
+            self._pairing = model, _Pairs(self.module, model, self.only)
         pairs = self._pairing[1]
         steps = int(self.steps)
         momentum = max(self.momentum, self.gamma / (self.gamma + steps)) if self.gamma else self.momentum
         if steps == 0:
             momentum = 1.0
         torch._foreach_lerp_(pairs.averages, pairs.parameters, momentum)
+        if pairs.copies:
+            torch._foreach_copy_(pairs.copies, pairs.copied)
         for averages, buffers in pairs.buffers():
             torch._foreach_copy_(averages, buffers)
         self.steps += 1
@@ -60,11 +70,18 @@ class _Pairs:
     Args:
         average: the average.
         model: the model, of the same structure.
+        only: name of the part whose parameters are averaged, the others being copied; ``None`` for all.
     """
 
-    def __init__(self, average: nn.Module, model: nn.Module) -> None:
-        self.averages: list[Tensor] = list(average.parameters())
-        self.parameters: list[Tensor] = list(model.parameters())
+    def __init__(self, average: nn.Module, model: nn.Module, only: str | None = None) -> None:
+        self.averages: list[Tensor] = []
+        self.parameters: list[Tensor] = []
+        self.copies: list[Tensor] = []
+        self.copied: list[Tensor] = []
+        for (name, ours), theirs in zip(average.named_parameters(), model.parameters(), strict=True):
+            is_averaged = only is None or name.startswith(f"{only}.")
+            (self.averages if is_averaged else self.copies).append(ours)
+            (self.parameters if is_averaged else self.copied).append(theirs)
         # The dictionaries and not the buffers, which a module may replace.
         modules = zip(average.modules(), model.modules(), strict=True)
         self._owners = [(ours._buffers, theirs._buffers) for ours, theirs in modules if theirs._buffers]
@@ -91,7 +108,7 @@ class EMA(EMAHook):
 
     Args:
         momentum: weight of the newest parameters, 1 - decay.
-        **kwargs: ``gamma`` of :class:`AveragedModel`, and further arguments of mmengine's ``EMAHook``.
+        **kwargs: ``gamma`` and ``only`` of :class:`AveragedModel`, and further arguments of mmengine's ``EMAHook``.
     """
 
     def __init__(self, momentum: float = 1e-4, **kwargs: Any) -> None:

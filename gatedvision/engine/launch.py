@@ -115,8 +115,9 @@ def evaluate(
     saved = read_checkpoint(checkpoint)
     cfg.load_from, cfg.resume, cfg.weights = str(checkpoint), False, weights
     # The checkpoint holds all weights: none have to be fetched to be overwritten.
-    if cfg.model.get("backbone", {}).get("pretrained"):
-        cfg.model.backbone.pretrained = False
+    for part in ("backbone", "generator"):
+        if cfg.model.get(part, {}).get("pretrained"):
+            cfg.model[part].pretrained = False
     # The training part would only be built to be thrown away.
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr"):
         cfg.pop(key, None)
@@ -253,10 +254,11 @@ def _require(cfg: Config, path: Path, *keys: str) -> None:
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    # What is said of single classes, such as IoU/<class>, is for the file.
+    # What is said of single classes, such as IoU/<class>, or of shares of the images is for the file.
     values = [
         f"{name.removeprefix('accuracy/')} {value:.2f} %" if name.startswith("accuracy/") else f"{name} {value:.4f}"
         for name, value in report.items()
-        if isinstance(value, float) and not name.rpartition("/")[0].endswith(("IoU", "AP"))
+        if isinstance(value, float)
+        and not name.rpartition("/")[0].endswith(("IoU", "AP", "L1", "PSNR", "SSIM", "LPIPS", "FID"))
     ]
     print(f"{'  '.join(values)}  ({report['images']} images, {report['weights']} weights of {report['checkpoint']})")

@@ -14,6 +14,7 @@ from gatedvision.engine.checkpoint_file import list_checkpoints
 from gatedvision.engine.checkpoint_hook import NonFiniteError
 from gatedvision.engine.distributed import share_buffers
 from gatedvision.engine.seeded_data import EpochBatches
+from gatedvision.engine.several_optimizers import each_optimizer
 from gatedvision.engine.training_state import restore_process_state
 
 # Values that the history of a scalar keeps. mmengine copies a history to add a value to it, and by the end of 300
@@ -90,7 +91,7 @@ class TrainLoop(EpochBasedTrainLoop):
             data_batch: the batch.
 
         Raises:
-            NonFiniteError: the loss is infinite or NaN.
+            NonFiniteError: the loss, or one of several, is infinite or NaN.
         """
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
         # Autograd would run the backward pass in a thread of its own, in which Python is far slower: ViG-S takes 77 ms
@@ -99,20 +100,21 @@ class TrainLoop(EpochBasedTrainLoop):
             outputs = self.runner.model.train_step(data_batch, optim_wrapper=self.runner.optim_wrapper)
         # The history wants numbers anyway; one copy from the GPU is enough.
         outputs = {name: value.item() for name, value in outputs.items()}
-        if not math.isfinite(outputs["loss"]):
-            raise NonFiniteError(self._describe_divergence(idx, outputs["loss"]))
-        optim_wrapper = self.runner.optim_wrapper
-        grad_norm = optim_wrapper.take_grad_norm() if isinstance(optim_wrapper, AmpOptimWrapper) else None
-        if grad_norm is not None:
-            self.runner.message_hub.update_scalar("train/grad_norm", grad_norm)
+        for name, value in outputs.items():
+            if "loss" in name and not math.isfinite(value):
+                raise NonFiniteError(self._describe_divergence(idx, name, value))
+        for part, wrapper in each_optimizer(self.runner.optim_wrapper).items():
+            grad_norm = wrapper.take_grad_norm() if isinstance(wrapper, AmpOptimWrapper) else None
+            if grad_norm is not None:
+                self.runner.message_hub.update_scalar(f"train/{part}{'.' if part else ''}grad_norm", grad_norm)
         self.runner.call_hook("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
         self._iter += 1
 
-    def _describe_divergence(self, idx: int, loss: float) -> str:
+    def _describe_divergence(self, idx: int, name: str, value: float) -> str:
         place = f"iteration {self._iter + 1} (epoch {self._epoch + 1}, batch {idx + 1} of {len(self.dataloader)})"
         saved = list_checkpoints(Path(self.runner.work_dir)) if self._iter > 0 else []
         last = f"the last good checkpoint is {saved[0]}" if saved else "there is no checkpoint yet"
-        return f"the loss is {loss} at {place}; {last}"
+        return f"{'the loss' if name == 'loss' else name} is {value} at {place}; {last}"
 
     def _validate_if_due(self) -> None:
         self._decide_current_val_interval()

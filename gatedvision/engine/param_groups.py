@@ -47,10 +47,13 @@ class ParamGroups:
         """Build the optimizer of a task model.
 
         Args:
-            model: the task model, or its data-parallel wrapper.
+            model: the task model, or its data-parallel wrapper; or a part of it, for an optimizer of its own.
 
         Returns:
             The optimizer in its wrapper.
+
+        Raises:
+            ValueError: layers are to learn at other rates, and it has no backbone.
         """
         model = unwrap(model)
         weight_decay = self.optimizer_cfg.get("weight_decay", 0.0)
@@ -58,6 +61,8 @@ class ParamGroups:
         groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=exempt)
         has_one_rate = self.layer_decay == self.backbone_rate == 1.0
         if not has_one_rate:
+            if not hasattr(model, "backbone"):
+                raise ValueError(f"{type(model).__name__} has no backbone whose layers could learn at other rates")
             groups = self._split_by_layer(groups, model)
         optimizer = OPTIMIZERS.build({**self.optimizer_cfg, "params": groups})
         wrapper = OPTIM_WRAPPERS.build(self.wrapper_cfg, default_args={"type": OptimWrapper, "optimizer": optimizer})

@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.hooks import EMAHook
 
 from gatedvision.engine.checkpoint_file import CheckpointError, load_weights, read_checkpoint
-from gatedvision.engine.training_state import restore_histories, unwrap
+from gatedvision.engine.training_state import all_schedulers, restore_histories, unwrap
 
 
 def resume_training(runner: Any, path: Path) -> None:
@@ -29,7 +29,7 @@ def resume_training(runner: Any, path: Path) -> None:
     runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
     load_weights(unwrap(runner.model), checkpoint["state_dict"], str(path))
     runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
-    for scheduler, state in zip(runner.param_schedulers or (), checkpoint["param_schedulers"], strict=True):
+    for scheduler, state in zip(all_schedulers(runner), checkpoint["param_schedulers"], strict=True):
         scheduler.load_state_dict(state)
     runner.message_hub.load_state_dict(restore_histories(checkpoint["message_hub"]))
     states = checkpoint["processes"]

@@ -38,6 +38,7 @@ from gatedvision.engine.loops import TestLoop, TrainLoop, ValLoop
 from gatedvision.engine.param_groups import ParamGroups
 from gatedvision.engine.resume import resume_training
 from gatedvision.engine.seeded_data import EpochBatches, SeededDataset
+from gatedvision.engine.several_optimizers import Optimizers, each_optimizer, has_several
 from gatedvision.engine.training_state import unwrap
 
 
@@ -78,7 +79,9 @@ class Runner(mmengine.runner.Runner):
         model = model.to(get_device())
         if not self.distributed:
             return revert_sync_batchnorm(model)
-        return wrap_data_parallel(model, self.cfg.get("find_unused_parameters", False))
+        # What one of several optimizers minimises reaches its own part of the model only.
+        find_unused = self.cfg.get("find_unused_parameters", False) or has_several(self.cfg.get("optim_wrapper"))
+        return wrap_data_parallel(model, find_unused)
 
     @staticmethod
     def build_dataloader(
@@ -172,17 +175,39 @@ class Runner(mmengine.runner.Runner):
         """Build the optimizer, in the precision of the config and with two groups of parameters.
 
         Args:
-            optim_wrapper: a wrapper or its config.
+            optim_wrapper: a wrapper or its config; or, for several optimizers, a config for each part of the model
+                that has its own, under the part's name.
 
         Returns:
             The wrapper.
+
+        Raises:
+            ValueError: the model has no part of such a name.
         """
+        if isinstance(optim_wrapper, dict) and has_several(optim_wrapper):
+            return Optimizers(**{name: self._build_part(name, config) for name, config in optim_wrapper.items()})
         if isinstance(optim_wrapper, dict):
             defaults = {"type": AmpOptimWrapper, "constructor": ParamGroups}
             optim_wrapper = {**defaults, **optim_wrapper}
             if optim_wrapper["type"] is AmpOptimWrapper:
                 optim_wrapper["amp"] = self.cfg.get("amp")
         return super().build_optim_wrapper(optim_wrapper)
+
+    def _build_part(self, name: str, optim_wrapper: dict[str, Any]) -> OptimWrapper:
+        """Build the optimizer of a part of the model.
+
+        Raises:
+            ValueError: the model has no part of that name.
+        """
+        whole = self.model
+        parts = dict(unwrap(whole).named_children())
+        if name not in parts:
+            raise ValueError(f"optim_wrapper has a part {name!r}, and the model only {', '.join(parts)}")
+        self.model = parts[name]
+        try:
+            return self.build_optim_wrapper(optim_wrapper)
+        finally:
+            self.model = whole
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict[str, Any] | None = None) -> None:
         """Scale the learning rate by the ratio of the whole batch to the one the config was written for.
@@ -203,10 +228,11 @@ class Runner(mmengine.runner.Runner):
         if base is None:
             raise ValueError("scaling the learning rate needs auto_scale_lr=dict(base_batch_size=...) in the config")
         batches: Any = self.train_dataloader.batch_sampler
-        total = batches.batch_size * self.world_size * optim_wrapper._accumulative_counts
-        for group in optim_wrapper.param_groups:
-            group["lr"] *= total / base
-        self.logger.info(f"learning rate times {total / base:g}: a total batch of {total}, base_batch_size {base}")
+        for wrapper in each_optimizer(optim_wrapper).values():
+            total = batches.batch_size * self.world_size * wrapper._accumulative_counts
+            for group in wrapper.param_groups:
+                group["lr"] *= total / base
+            self.logger.info(f"learning rate times {total / base:g}: a total batch of {total}, base_batch_size {base}")
 
     def build_visualizer(self, visualizer: Any = None) -> Visualizer:
         """Build the writers of scalars; without tensorboard installed, only the JSON file.

@@ -56,12 +56,22 @@ def capture_training_state(runner: Runner, epoch: int, iteration: int, with_opti
     }
     if with_optimizer:
         checkpoint["optimizer"] = training.optim_wrapper.state_dict()
-        checkpoint["param_schedulers"] = [scheduler.state_dict() for scheduler in training.param_schedulers or ()]
+        checkpoint["param_schedulers"] = [scheduler.state_dict() for scheduler in all_schedulers(runner)]
         checkpoint["message_hub"] = runner.message_hub.state_dict()
         checkpoint["processes"] = processes
     # EMAHook adds the average here, and puts it in the place of the weights.
     runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
     return to_plain(checkpoint)
+
+
+def all_schedulers(runner: Runner) -> list[Any]:
+    """The schedulers of a run; with several optimizers, of one after the other.
+
+    Args:
+        runner: the run.
+    """
+    schedulers: Any = runner.param_schedulers or ()
+    return [item for part in schedulers.values() for item in part] if isinstance(schedulers, dict) else [*schedulers]
 
 
 def restore_process_state(runner: Runner, state: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from gatedvision.tasks.classification import Classification
 from gatedvision.tasks.detection import Detection
+from gatedvision.tasks.inpainting import Inpainting
 from gatedvision.tasks.segmentation import Segmentation
 
-__all__ = ["Classification", "Detection", "Segmentation"]
+__all__ = ["Classification", "Detection", "Inpainting", "Segmentation"]

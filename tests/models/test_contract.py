@@ -13,7 +13,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 import gatedvision
-from tests.models.cases import CASES, Case
+from tests.models.cases import CASES, GENERATORS, Case
 
 every_model = pytest.mark.parametrize("case", CASES, ids=str)
 # No multiple of any stride, and not square.
@@ -51,7 +51,7 @@ def last_norm(model: Any) -> nn.Module:
 
 
 def test_every_registered_name_has_a_row() -> None:
-    assert sorted(case.name for case in CASES) == sorted(gatedvision.list_models())
+    assert sorted([*(case.name for case in CASES), *GENERATORS]) == sorted(gatedvision.list_models())
 
 
 @every_model
