@@ -4,8 +4,9 @@ A data set for classification yields ``dict(inputs=Tensor[C, H, W], label=int)``
 batch ``dict(inputs=Tensor[B, C, H, W], labels=Tensor[B])`` that the task models take. One for detection yields
 ``dict(inputs=Tensor[3, H, W], target=dict(...))``, and :func:`collate_detections` makes lists of them. One for
 segmentation yields ``dict(inputs=Tensor[3, H, W], labels=Tensor[H, W], name=str)``, which :func:`collate_label_maps`
-stacks where they are of one size. One for inpainting yields ``dict(inputs=Tensor[3, H, W], mask=Tensor[1, H, W],
-name=str)``, which :func:`collate_inpainting` stacks likewise.
+stacks where they are of one size; of volumes the tensors have three sides, and ``spacing`` may be beside them. One for
+inpainting yields ``dict(inputs=Tensor[3, H, W], mask=Tensor[1, H, W], name=str)``, which :func:`collate_inpainting`
+stacks likewise.
 """
 
 from gatedvision.data import segmentation_classes
@@ -16,6 +17,7 @@ from gatedvision.data.coco_transforms import RandomWindow
 from gatedvision.data.collate import collate_samples
 from gatedvision.data.digits import Digits
 from gatedvision.data.free_form_mask import FreeFormMask
+from gatedvision.data.generated_organs import GeneratedOrgans
 from gatedvision.data.image_folder import ImageFolder
 from gatedvision.data.image_reader import UnreadableImageError, read_image
 from gatedvision.data.inpainting import (
@@ -25,11 +27,16 @@ from gatedvision.data.inpainting import (
     collate_inpainting,
 )
 from gatedvision.data.inpainting_transforms import EnlargeToCover
+from gatedvision.data.intensity import IntensityScaling
 from gatedvision.data.mask_folder import MaskFolder
+from gatedvision.data.medical_images import MedicalImageFolder
+from gatedvision.data.patches import RandomPatch
 from gatedvision.data.segmentation import SegmentationFolder, collate_label_maps
 from gatedvision.data.segmentation_shapes import ShapesSegmentation
 from gatedvision.data.segmentation_transforms import RandomLabelCrop, photometric_distortion
 from gatedvision.data.transforms import create_transform
+from gatedvision.data.volume_reader import read_volume
+from gatedvision.data.volumes import VolumeFolder
 
 __all__ = [
     "CocoAnnotations",
@@ -37,17 +44,22 @@ __all__ = [
     "Digits",
     "EnlargeToCover",
     "FreeFormMask",
+    "GeneratedOrgans",
     "ImageFolder",
     "InpaintingFolder",
     "InpaintingPairs",
     "InpaintingPhotographs",
+    "IntensityScaling",
     "MaskFolder",
+    "MedicalImageFolder",
     "RandomLabelCrop",
+    "RandomPatch",
     "RandomWindow",
     "SegmentationFolder",
     "ShapesDetection",
     "ShapesSegmentation",
     "UnreadableImageError",
+    "VolumeFolder",
     "collate_detections",
     "collate_inpainting",
     "collate_label_maps",
@@ -55,5 +67,6 @@ __all__ = [
     "create_transform",
     "photometric_distortion",
     "read_image",
+    "read_volume",
     "segmentation_classes",
 ]

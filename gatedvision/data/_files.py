@@ -1,6 +1,7 @@
 """Where data lie: paths as users write them, and the images in a folder."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from string import Template
 
@@ -13,11 +14,18 @@ def expand_path(path: str | Path) -> Path:
     return Path(Template(str(path)).safe_substitute(variables)).expanduser()
 
 
-def images_in(folder: Path, recursive: bool) -> list[Path]:
-    """List the images in a folder, sorted; with ``recursive`` those in the folders below it too."""
+def images_in(folder: Path, recursive: bool, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """List the images in a folder, sorted; with ``recursive`` those in the folders below it too.
+
+    Names of files of a kind end in one of its ``suffixes``, whatever their case.
+    """
+    endings = tuple(suffixes)
     found: list[Path] = []
     for parent, folders, files in os.walk(folder):
-        found.extend(Path(parent, file) for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES)
+        for file in files:
+            # A name that is nothing but an ending is that of a hidden file.
+            if file.lower().endswith(endings) and file.lower() not in endings:
+                found.append(Path(parent, file))
         if not recursive:
             folders.clear()
     return sorted(found)

@@ -29,13 +29,21 @@ def read_image(path: str | Path) -> Image.Image:
         with Image.open(path) as image:
             # Turn only after a successful load: a broken EXIF block must not hide a broken image.
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(ImageOps.exif_transpose(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split()).replace(f"'{path}'", "").strip()
         raise UnreadableImageError(f"cannot read image '{path}': {reason}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to 8-bit RGB, as :func:`read_image` says.
+
+    Args:
+        image: loaded, and upright.
+
+    Raises:
+        ValueError: its pixels are of floating point.
+    """
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I"):

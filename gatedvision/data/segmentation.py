@@ -1,6 +1,6 @@
 """Images with label maps: two folders of files with matching names, such as ADE20K, Cityscapes and CamVid."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, default_collate
 
-from gatedvision.data._files import expand_path, images_in
+from gatedvision.data._files import IMAGE_SUFFIXES, expand_path, images_in
 from gatedvision.data.image_reader import UnreadableImageError, read_image
 from gatedvision.data.segmentation_transforms import LabelTransforms
 
@@ -45,6 +45,9 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
         ValueError: the ids do not fit the classes.
     """
 
+    # How the names of its images end.
+    suffixes: Collection[str] = IMAGE_SUFFIXES
+
     def __init__(
         self,
         images: str | Path,
@@ -60,7 +63,7 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
         self.ignored_ids = tuple(ignored_ids)
         self.label_ids = tuple(range(len(self.classes)) if label_ids is None else label_ids)
         self._class_of = _lookup_table(self.classes, self.label_ids, self.ignored_ids)
-        self.samples = _pair_files(expand_path(images), expand_path(labels), image_suffix, label_suffix)
+        self.samples = _pair_files(expand_path(images), expand_path(labels), image_suffix, label_suffix, self.suffixes)
         self.transforms = LabelTransforms(transforms) if transforms else None
         self.metainfo = {"classes": self.classes}
 
@@ -72,7 +75,7 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
         image = np.asarray(read_image(image_path))
         labels = self.read_labels(label_path)
         if image.shape[:2] != labels.shape:
-            raise ValueError(_describe_sizes(image_path, image, label_path, labels))
+            raise ValueError(describe_sizes(image_path, image, label_path, labels))
         return make_sample(image, labels, name, self.transforms)
 
     def read_labels(self, path: Path) -> np.ndarray:
@@ -88,16 +91,31 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
             UnreadableImageError: it is missing or damaged.
             ValueError: it has several channels, or a value that is neither a class nor ignored.
         """
-        values = _read_values(path)
+        return self.to_classes(_read_values(path), path)
+
+    def to_classes(self, values: np.ndarray, path: Path) -> np.ndarray:
+        """Find the classes that the values of a file stand for.
+
+        Args:
+            values: whole numbers, of any shape.
+            path: the file, for the message.
+
+        Returns:
+            Classes from 0 and 255 for what is to be ignored, uint8, of the same shape.
+
+        Raises:
+            ValueError: a value is neither a class nor ignored.
+        """
         in_table = (values >= 0) & (values < len(self._class_of))
         classes = self._class_of[np.where(in_table, values, 0)]
         wrong = ~in_table | (classes < 0)
         if wrong.any():
-            row, column = np.argwhere(wrong)[0]
+            place = tuple(np.argwhere(wrong)[0].tolist())
+            where = "row {}, column {}".format(*place) if values.ndim == 2 else f"voxel {place}"
             raise ValueError(
-                f"label {values[row, column]} at row {row}, column {column} of '{path}' is none of the classes "
+                f"label {values[place]} at {where} of '{path}' is none of the classes "
                 f"{_describe_ids(self.label_ids)} nor ignored ({_describe_ids(self.ignored_ids)}); "
-                f"{int(wrong.sum())} of {wrong.size} pixels have such labels"
+                f"{int(wrong.sum())} of {wrong.size} {'pixels' if values.ndim == 2 else 'voxels'} have such labels"
             )
         return classes.astype(np.uint8)
 
@@ -125,13 +143,15 @@ def collate_label_maps(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Put segmentation samples into one batch.
 
     Args:
-        samples: dictionaries with ``inputs``, ``labels`` and ``name``.
+        samples: dictionaries with ``inputs``, ``labels``, ``name`` and, of volumes, perhaps ``spacing``.
 
     Returns:
         ``inputs`` ``[B, 3, H, W]`` and ``labels`` ``[B, H, W]``, or lists of ``[3, H_i, W_i]`` and ``[H_i, W_i]``
-        where the images differ in size; and ``names``.
+        where the images differ in size (of volumes likewise); ``names``, and perhaps ``spacings``.
     """
     batch: dict[str, Any] = {"names": [sample["name"] for sample in samples]}
+    if all("spacing" in sample for sample in samples):
+        batch["spacings"] = [sample["spacing"] for sample in samples]
     for key in ("inputs", "labels"):
         tensors = [sample[key] for sample in samples]
         same_shape = len({tensor.shape for tensor in tensors}) == 1
@@ -163,19 +183,21 @@ def _lookup_table(classes: Sequence[str], label_ids: Sequence[int], ignored_ids:
 
 
 def _pair_files(
-    images: Path, labels: Path, image_suffix: str | None, label_suffix: str
+    images: Path, labels: Path, image_suffix: str | None, label_suffix: str, suffixes: Collection[str]
 ) -> list[tuple[Path, Path, str]]:
     for folder in (images, labels):
         if not folder.is_dir():
             raise FileNotFoundError(f"no data folder '{folder}'; {_REMEDY}")
-    paths = [path for path in images_in(images, recursive=True) if path.name.endswith(image_suffix or "")]
+    paths = [path for path in images_in(images, True, suffixes) if path.name.endswith(image_suffix or "")]
     if not paths:
         ending = f" that ends in '{image_suffix}'" if image_suffix else ""
         raise FileNotFoundError(f"no image{ending} in '{images}'; {_REMEDY}")
-    existing = set(images_in(labels, recursive=True))
+    existing = set(images_in(labels, True, suffixes))
     samples, missing = [], []
     for path in paths:
-        name = path.relative_to(images).as_posix().removesuffix(image_suffix or path.suffix)
+        # Of endings such as .nii.gz the whole.
+        ending = image_suffix or max((end for end in suffixes if path.name.lower().endswith(end)), key=len)
+        name = path.relative_to(images).as_posix()[: -len(ending)]
         label_path = labels / f"{name}{label_suffix}"
         samples.append((path, label_path, name))
         if label_path not in existing:
@@ -208,7 +230,15 @@ def _read_values(path: Path) -> np.ndarray:
     return values.astype(np.int32)
 
 
-def _describe_sizes(image_path: Path, image: np.ndarray, label_path: Path, labels: np.ndarray) -> str:
+def describe_sizes(image_path: Path, image: np.ndarray, label_path: Path, labels: np.ndarray) -> str:
+    """Say how an image and its labels differ in size.
+
+    Args:
+        image_path: the image file.
+        image: ``[H, W, C]``.
+        label_path: the label file.
+        labels: ``[H, W]``.
+    """
     message = (
         f"image '{image_path}' is of {image.shape[1]}x{image.shape[0]} pixels, "
         f"its labels '{label_path}' of {labels.shape[1]}x{labels.shape[0]}"

@@ -115,7 +115,7 @@ def evaluate(
     saved = read_checkpoint(checkpoint)
     cfg.load_from, cfg.resume, cfg.weights = str(checkpoint), False, weights
     # The checkpoint holds all weights: none have to be fetched to be overwritten.
-    for part in ("backbone", "generator"):
+    for part in ("backbone", "generator", "network"):
         if cfg.model.get(part, {}).get("pretrained"):
             cfg.model[part].pretrained = False
     # The training part would only be built to be thrown away.
@@ -259,6 +259,8 @@ def _print_report(report: dict[str, Any]) -> None:
         f"{name.removeprefix('accuracy/')} {value:.2f} %" if name.startswith("accuracy/") else f"{name} {value:.4f}"
         for name, value in report.items()
         if isinstance(value, float)
-        and not name.rpartition("/")[0].endswith(("IoU", "AP", "L1", "PSNR", "SSIM", "LPIPS", "FID"))
+        and not name.rpartition("/")[0].endswith(
+            ("IoU", "Dice", "ASD", "HD95", "AP", "L1", "PSNR", "SSIM", "LPIPS", "FID")
+        )
     ]
     print(f"{'  '.join(values)}  ({report['images']} images, {report['weights']} weights of {report['checkpoint']})")

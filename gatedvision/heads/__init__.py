@@ -1,5 +1,6 @@
 """Modules that turn a backbone's feature maps into pyramids and predictions."""
 
+from gatedvision.heads.attention_unet_decoder import AttentionUnetDecoder
 from gatedvision.heads.fcn_head import FCNHead
 from gatedvision.heads.fpn_head import FPNHead
 from gatedvision.heads.hor_fpn import HorFPN
@@ -7,4 +8,4 @@ from gatedvision.heads.hor_uper_head import HorUPerHead
 from gatedvision.heads.simple_feature_pyramid import SimpleFeaturePyramid
 from gatedvision.heads.uper_head import UPerHead
 
-__all__ = ["FCNHead", "FPNHead", "HorFPN", "HorUPerHead", "SimpleFeaturePyramid", "UPerHead"]
+__all__ = ["AttentionUnetDecoder", "FCNHead", "FPNHead", "HorFPN", "HorUPerHead", "SimpleFeaturePyramid", "UPerHead"]

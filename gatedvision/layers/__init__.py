@@ -1,5 +1,6 @@
 """Modules that several model families share; each holds parameters and calls an operator."""
 
+from gatedvision.layers.attention_gate import GridAttentionGate, SameGridAttentionGate
 from gatedvision.layers.attention_guided_gate import AttentionGuidedGatedConv2d, AttentionGuidedSkip
 from gatedvision.layers.channel_aggregation import ChannelAggregationFFN
 from gatedvision.layers.contextual_attention import ContextualAttention
@@ -31,11 +32,13 @@ __all__ = [
     "GatedTemporalShiftConv2d",
     "GatedUpsample2d",
     "GlobalLocalFilter",
+    "GridAttentionGate",
     "MultiOrderDWConv",
     "MultiOrderGatedAggregation",
     "PaddedConv2d",
     "PartialConv2d",
     "RecursiveGatedConv",
+    "SameGridAttentionGate",
     "SwiGluMlp",
     "TemporalShift",
     "resize_nearest_aligned",

@@ -3,6 +3,7 @@
 from gatedvision.metrics.accuracy import Accuracy
 from gatedvision.metrics.coco import CocoMetrics
 from gatedvision.metrics.inpainting import InpaintingMetrics
+from gatedvision.metrics.medical import MedicalMetrics
 from gatedvision.metrics.segmentation import SegmentationMetrics
 
-__all__ = ["Accuracy", "CocoMetrics", "InpaintingMetrics", "SegmentationMetrics"]
+__all__ = ["Accuracy", "CocoMetrics", "InpaintingMetrics", "MedicalMetrics", "SegmentationMetrics"]

@@ -156,7 +156,10 @@ def match_model(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Te
     wanted = getattr(model, "num_classes", 0)
     declared = cfg.get("num_classes", wanted)
 
-    dropped = () if wanted == declared else ("head.fc.weight", "head.fc.bias")
+    classifiers = cfg.get("classifier") or "head.fc"
+    classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
+    names = [f"{classifier}.{leaf}" for classifier in classifiers for leaf in ("weight", "bias")]
+    dropped = () if wanted == declared else names
     missing = [name for name in expected if name not in state_dict and name not in dropped]
     unexpected = [name for name in state_dict if name not in expected and name not in dropped]
     if missing or unexpected:
@@ -164,7 +167,7 @@ def match_model(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Te
             f"{source} does not fit {type(model).__name__}: missing {_shorten(missing)}; unexpected "
             f"{_shorten(unexpected)}; check that it is a file of this variant"
         )
-    found = len(state_dict["head.fc.bias"]) if "head.fc.bias" in state_dict else declared
+    found = len(state_dict[names[1]]) if names[1] in state_dict else declared
     if found != declared and wanted in (found, declared):
         raise ValueError(
             f"{source} has {found} classes, its pretrained cfg {declared}; pass "

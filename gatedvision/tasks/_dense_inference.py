@@ -105,8 +105,8 @@ def predict_in_windows(predict: Predict, image: Tensor, crop: int, stride: int) 
     height, width = image.shape[2:]
     total = image.new_zeros(())
     count = image.new_zeros((height, width))
-    for top in _starts(height, crop, stride):
-        for left in _starts(width, crop, stride):
+    for top in window_starts(height, crop, stride):
+        for left in window_starts(width, crop, stride):
             place = (..., slice(top, top + crop), slice(left, left + crop))
             prediction = predict(image[place])
             if not total.ndim:
@@ -127,7 +127,7 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-def _starts(length: int, crop: int, stride: int) -> list[int]:
+def window_starts(length: int, crop: int, stride: int) -> list[int]:
     """Where the windows along one side begin."""
     last = max(length - crop, 0)
     return [*range(0, last, stride), last]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gatedvision.models import PatchDiscriminator, composite
 from gatedvision.tasks._backbone import create_backbone
 from gatedvision.tasks._inpainting_losses import adversarial_loss, discriminator_hinge_loss, l1_loss
+from gatedvision.tasks._stack import stack_tensors
 
 _PARTS = ("generator", "discriminator")
 
@@ -199,14 +200,14 @@ class Inpainting(BaseModel):
         Raises:
             ValueError: they differ in size.
         """
-        images, holes = _stack(inputs, "images"), _stack(masks, "masks")
+        images, holes = stack_tensors(inputs, "images"), stack_tensors(masks, "masks")
         if holes.shape != (len(images), 1, *images.shape[2:]):
             raise ValueError(f"masks {tuple(holes.shape)} do not fit images {tuple(images.shape)}")
         images = images / 127.5 - 1 if images.dtype == torch.uint8 else images
         holes = holes.to(images)
         if sketches is None:
             return images, holes, None
-        lines = _stack(sketches, "sketches")
+        lines = stack_tensors(sketches, "sketches")
         if lines.shape != holes.shape:
             raise ValueError(f"sketches {tuple(lines.shape)} do not fit masks {tuple(holes.shape)}")
         return images, holes, lines.to(images) * holes
@@ -264,17 +265,3 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 def _to_bytes(images: Tensor) -> Tensor:
     """Images in [-1, 1] as bytes; those that come from bytes are what they were."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).byte()
-
-
-def _stack(tensors: Tensor | Sequence[Tensor], what: str) -> Tensor:
-    """Make one batch of what a data set gave.
-
-    Raises:
-        ValueError: the tensors differ in shape.
-    """
-    if isinstance(tensors, Tensor):
-        return tensors
-    shapes = sorted({tuple(tensor.shape) for tensor in tensors})
-    if len(shapes) > 1:
-        raise ValueError(f"{what} of one batch differ in shape: {shapes}; end the transforms with a crop")
-    return torch.stack(list(tensors))

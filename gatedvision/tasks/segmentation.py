@@ -17,6 +17,7 @@ from gatedvision.heads.simple_feature_pyramid import SimpleFeaturePyramid
 from gatedvision.tasks._backbone import create_backbone
 from gatedvision.tasks._dense_inference import DenseInference, resize
 from gatedvision.tasks._label_picture import draw_labels
+from gatedvision.tasks._stack import stack_tensors
 
 
 class Segmentation(BaseModel):
@@ -157,12 +158,12 @@ class Segmentation(BaseModel):
             return self._predict(inputs, labels, names)
         if mode not in ("tensor", "loss"):
             raise ValueError(f'mode must be "tensor", "loss" or "predict", got {mode!r}')
-        images = self._normalise(_stack(inputs, "images"))
+        images = self._normalise(stack_tensors(inputs, "images"))
         if mode == "tensor":
             return self._to_pixels(self.head(self._maps(images)), images)
         if labels is None:
             raise ValueError('mode="loss" needs labels')
-        labels = _stack(labels, "labels").long()
+        labels = stack_tensors(labels, "labels").long()
         if labels.shape != (len(images), *images.shape[2:]):
             raise ValueError(f"labels {tuple(labels.shape)} do not fit images {tuple(images.shape)}")
         maps = self._maps(images)
@@ -249,17 +250,3 @@ def _create_head(head: Mapping[str, Any], dims: Sequence[int], num_classes: int)
     if dist.is_initialized() and torch.cuda.is_available():
         return convert_sync_batchnorm(module)
     return module
-
-
-def _stack(tensors: Tensor | Sequence[Tensor], what: str) -> Tensor:
-    """Make one batch of what a data set gave.
-
-    Raises:
-        ValueError: the tensors differ in shape.
-    """
-    if isinstance(tensors, Tensor):
-        return tensors
-    shapes = sorted({tuple(tensor.shape) for tensor in tensors})
-    if len(shapes) > 1:
-        raise ValueError(f"{what} of one batch differ in shape: {shapes}; end the transforms with a crop and padding")
-    return torch.stack(list(tensors))

@@ -52,6 +52,9 @@ MOGANET = (STRIDES, SMALL_MOGANET, "MultiOrderGatedAggregation", "gated_product"
 
 # Neither classify nor return features: held to what of the contract is left in a file of their own.
 GENERATORS = ("deepfillv2", "deepfillv2_mmagic", "deepfillv2_port")
+SEGMENTERS = ("attention_unet", "attention_unet_3d", "attention_unet_3d_multi", "attention_unet_monai")
+# Classifies by maps of three stages: passes what of the contract its nature allows.
+SCAN_PLANES = ("sononet_ag",)
 
 CASES = [
     Case("vig_t", 5_834_536, (192,) * 4, (16,) * 4, SMALL_VIG),

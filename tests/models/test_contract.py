@@ -13,7 +13,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 import gatedvision
-from tests.models.cases import CASES, GENERATORS, Case
+from tests.models.cases import CASES, GENERATORS, SCAN_PLANES, SEGMENTERS, Case
 
 every_model = pytest.mark.parametrize("case", CASES, ids=str)
 # No multiple of any stride, and not square.
@@ -51,7 +51,8 @@ def last_norm(model: Any) -> nn.Module:
 
 
 def test_every_registered_name_has_a_row() -> None:
-    assert sorted([*(case.name for case in CASES), *GENERATORS]) == sorted(gatedvision.list_models())
+    names = [*(case.name for case in CASES), *GENERATORS, *SEGMENTERS, *SCAN_PLANES]
+    assert sorted(names) == sorted(gatedvision.list_models())
 
 
 @every_model
