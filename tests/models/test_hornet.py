@@ -2,6 +2,7 @@
 
 import copy
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,7 @@ two_models = pytest.mark.parametrize("name", ["hornet_tiny_7x7", "hornet_tiny_gf
 
 
 @two_models
+@pytest.mark.usefixtures("plain_loops")
 def test_compiled_training_step_in_channels_last(name: str) -> None:
     torch._dynamo.reset()
     filtered = name.endswith("gf")
@@ -296,10 +298,15 @@ def any_size() -> tuple[dict[int, Any], ...]:
     return (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
 
 
+@cache
+def export(name: str) -> tuple[nn.Module, torch.export.ExportedProgram]:
+    model = small(name).eval()
+    return model, torch.export.export(model, (image(2, 3, 75, 102),), dynamic_shapes=any_size())
+
+
 @two_models
 def test_export_at_any_size(name: str) -> None:
-    model = small(name).eval()
-    program = torch.export.export(model, (image(2, 3, 75, 102),), dynamic_shapes=any_size())
+    model, program = export(name)
     for x in (image(3, 3, 64, 96), image(1, 3, 161, 70), image(1, 3, 224, 224)):
         torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
 
@@ -309,10 +316,8 @@ def test_export_at_any_size(name: str) -> None:
 def test_onnx_at_any_size(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    model, file = small(name).eval(), tmp_path / "model.onnx"
-    program = torch.onnx.export(
-        model, (image(2, 3, 75, 102),), dynamo=True, verbose=False, dynamic_shapes=any_size(), input_names=["image"]
-    )
+    (model, exported), file = export(name), tmp_path / "model.onnx"
+    program = torch.onnx.export(exported, dynamo=True, verbose=False, input_names=["image"])
     assert program is not None
     program.save(file)
     session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])

@@ -1,6 +1,7 @@
 """What is particular to MogaNet."""
 
 import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,7 @@ two_models = pytest.mark.parametrize(("name", "options"), COMPILED, ids=[name fo
 
 
 @two_models
+@pytest.mark.usefixtures("plain_loops")
 def test_compiled_training_step_in_channels_last(name: str, options: dict[str, Any]) -> None:
     torch._dynamo.reset()
     tiny = {"dims": (8, 16), "depths": (1, 1), "mlp_ratios": (2, 2), "patch_sizes": (3, 3)}
@@ -284,10 +286,15 @@ def any_size() -> tuple[dict[int, Any], ...]:
     return (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
 
 
+@cache
+def export(name: str) -> tuple[nn.Module, torch.export.ExportedProgram]:
+    model = small(name, **dict(COMPILED)[name]).eval()
+    return model, torch.export.export(model, (image(2, 3, 64, 96),), dynamic_shapes=any_size())
+
+
 @two_models
 def test_export_at_any_size(name: str, options: dict[str, Any]) -> None:
-    model = small(name, **options).eval()
-    program = torch.export.export(model, (image(2, 3, 64, 96),), dynamic_shapes=any_size())
+    model, program = export(name)
     x = image(3, 3, 75, 102)
     torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
 
@@ -297,10 +304,8 @@ def test_export_at_any_size(name: str, options: dict[str, Any]) -> None:
 def test_onnx_at_any_size(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    model, file = small(name, **options).eval(), tmp_path / "model.onnx"
-    program = torch.onnx.export(
-        model, (image(2, 3, 64, 96),), dynamo=True, verbose=False, dynamic_shapes=any_size(), input_names=["image"]
-    )
+    (model, exported), file = export(name), tmp_path / "model.onnx"
+    program = torch.onnx.export(exported, dynamo=True, verbose=False, input_names=["image"])
     assert program is not None
     program.save(file)
     session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])

@@ -1,9 +1,12 @@
 """Importing the package registers its models, and costs no more than that."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import gatedvision
 
@@ -36,7 +39,10 @@ def test_runner_registers_the_models(tmp_path: Path) -> None:
     assert done.stdout.strip() == "['--model', 'vig_t'] 6 __main__"
 
 
-def test_runner_without_script() -> None:
-    done = run_python("-m", "gatedvision.timm", "no_such_script.py")
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("gatedvision.timm: no script at 'no_such_script.py'")
+def test_runner_without_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["gatedvision.timm", "no_such_script.py"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("gatedvision.timm", run_name="__main__")
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("gatedvision.timm: no script at 'no_such_script.py'")
