@@ -9,31 +9,44 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
 from gatedvision.engine.launch import exit_with_message  # noqa: E402
-from gatedvision.models.deepfill_checkpoint import PARTS, convert_checkpoint  # noqa: E402
+from gatedvision.models import deepfill_checkpoint, vmoe_checkpoint  # noqa: E402
+from gatedvision.models.deepfill_checkpoint import PARTS  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description="Bring weights of DeepFill v2, under TensorFlow's, nipponjo's or mmagic's names, into ours.",
-        epilog="The published weights and what is made from them are CC BY-NC 4.0: not for commercial use.",
+        description="Bring published weights into ours: of V-MoE, in its own format of many parts, or of DeepFill v2, "
+        "under TensorFlow's, nipponjo's or mmagic's names. Which they are is read from the files.",
+        epilog="DeepFill v2's published weights and what is made from them are CC BY-NC 4.0: not for commercial use.",
     )
     parser.add_argument(
-        "source", type=Path, help="a .pth, .safetensors or .npz of tensors by name, or a TensorFlow checkpoint's prefix"
+        "source",
+        type=Path,
+        help="a .pth, .safetensors or .npz of tensors by name, or the prefix of a TensorFlow or a V-MoE checkpoint",
     )
     parser.add_argument("--out", "-o", type=Path, required=True, help="the file to write, .safetensors or .pth")
-    parser.add_argument("--part", choices=PARTS, default=PARTS[0], help="what to take out of the file")
+    parser.add_argument("--part", choices=PARTS, default=PARTS[0], help="what to take out of a file of DeepFill v2")
     parser.add_argument(
         "--bgr",
         action=argparse.BooleanOptionalAction,
-        help="the weights are for BGR images, and are swapped to RGB (default: those in TensorFlow's names are)",
+        help="DeepFill v2's weights are for BGR images, and are swapped to RGB (default: those in TensorFlow's names)",
     )
     return parser.parse_args()
 
 
 def main(source: Path, out: Path, part: str, bgr: bool | None) -> None:
-    """Convert, and say what came of it."""
-    print(convert_checkpoint(source, out, part, bgr))
+    """Convert, and say what came of it.
+
+    Raises:
+        ValueError: for options that do not go with what the files hold.
+    """
+    if not vmoe_checkpoint.holds_vmoe(source):
+        print(deepfill_checkpoint.convert_checkpoint(source, out, part, bgr))
+    elif part != PARTS[0] or bgr is not None:
+        raise ValueError(f"{str(source)!r} is of V-MoE, which has neither parts nor BGR; leave out --part and --bgr")
+    else:
+        print(vmoe_checkpoint.convert_checkpoint(source, out))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from gatedvision.layers.gated_conv import GatedConv2d, GatedUpsample2d, PaddedCo
 from gatedvision.layers.gated_conv3d import GatedConv3d
 from gatedvision.layers.gated_linear_attention import GatedLinearAttention
 from gatedvision.layers.global_filter import GlobalLocalFilter
+from gatedvision.layers.moe import ExpertMlp, MoeMlp, SoftMoeMlp
+from gatedvision.layers.moe_routers import ExpertChoiceRouter, SoftRouter, TopKRouter
 from gatedvision.layers.multi_order_dwconv import MultiOrderDWConv
 from gatedvision.layers.multi_order_gated_aggregation import MultiOrderGatedAggregation
 from gatedvision.layers.partial_conv import PartialConv2d
@@ -26,6 +28,8 @@ __all__ = [
     "ConvStem",
     "ContextualAttention",
     "DepthwiseConv",
+    "ExpertChoiceRouter",
+    "ExpertMlp",
     "GatedConv2d",
     "GatedConv3d",
     "GatedLinearAttention",
@@ -33,14 +37,18 @@ __all__ = [
     "GatedUpsample2d",
     "GlobalLocalFilter",
     "GridAttentionGate",
+    "MoeMlp",
     "MultiOrderDWConv",
     "MultiOrderGatedAggregation",
     "PaddedConv2d",
     "PartialConv2d",
     "RecursiveGatedConv",
     "SameGridAttentionGate",
+    "SoftMoeMlp",
+    "SoftRouter",
     "SwiGluMlp",
     "TemporalShift",
+    "TopKRouter",
     "resize_nearest_aligned",
     "temporal_shift",
 ]

@@ -10,6 +10,8 @@ from gatedvision.models.patch_discriminator import PatchDiscriminator
 from gatedvision.models.sononet_ag import SonoNetAG
 from gatedvision.models.vig import ViG
 from gatedvision.models.vig_h import ViGH
+from gatedvision.models.vmoe import VMoE
+from gatedvision.models.vmoe_upcycling import upcycle
 
 __all__ = [
     "AttentionUnet",
@@ -20,7 +22,9 @@ __all__ = [
     "MonaiAttentionUnet",
     "PatchDiscriminator",
     "SonoNetAG",
+    "VMoE",
     "ViG",
     "ViGH",
     "composite",
+    "upcycle",
 ]

@@ -28,6 +28,8 @@ from gatedvision_kernels.layer_norm import (
     layer_norm,
     layer_norm_reference,
 )
+from gatedvision_kernels.moe_combine import moe_combine, moe_combine_reference
+from gatedvision_kernels.moe_dispatch import moe_dispatch, moe_dispatch_reference
 from gatedvision_kernels.recursive_gate import recursive_gate, recursive_gate_reference
 from gatedvision_kernels.rms_norm import add_rms_norm, add_rms_norm_reference, rms_norm, rms_norm_reference
 from gatedvision_kernels.spatial_decomposition import spatial_decomposition, spatial_decomposition_reference
@@ -60,6 +62,10 @@ __all__ = [
     "gated_product_reference",
     "layer_norm",
     "layer_norm_reference",
+    "moe_combine",
+    "moe_combine_reference",
+    "moe_dispatch",
+    "moe_dispatch_reference",
     "recursive_gate",
     "recursive_gate_reference",
     "rms_norm",

@@ -168,6 +168,19 @@ def column_sum_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     yield Case("column sum", module("_column_sum")._column_sum_kernel, dtype, {"sums_ptr": "*fp32"}, constants)
 
 
+def slot_rows_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    types = {"choice_ptr": "*i64", "slot_ptr": "*i64", "gates_ptr": "*fp32"}
+    constants = {"WIDTH": 192, "BLOCK_ROWS": 8, "BLOCK_WIDTH": 256}
+    by_slot, by_token, by_choice = (
+        getattr(module("_slot_rows"), f"_by_{x}_kernel") for x in ("slot", "token", "choice")
+    )
+    yield Case("moe_dispatch forward", by_slot, dtype, types, constants | {"gates_ptr": None})
+    yield Case("moe_dispatch backward", by_token, dtype, types, constants | {"gates_ptr": None})
+    yield Case("moe_combine forward", by_token, dtype, types, constants)
+    yield Case("moe_combine gradient of the buffers", by_slot, dtype, types, constants)
+    yield Case("moe_combine gradient of the gates", by_choice, dtype, types | {"y_ptr": "*fp32"}, constants)
+
+
 def bidirectional_gla_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     forward = module("bidirectional_gla.forward")._forward_kernel
     backward = module("bidirectional_gla.backward")._backward_kernel
@@ -208,6 +221,7 @@ OPERATORS: tuple[Callable[[str, GPUTarget], Iterator[Case]], ...] = (
     spatial_decomposition_cases,
     depthwise_conv2d_cases,
     column_sum_cases,
+    slot_rows_cases,
     bidirectional_gla_cases,
 )
 

@@ -26,6 +26,8 @@ from gatedvision_kernels import (
     gated_product,
     gated_product_linear,
     layer_norm,
+    moe_combine,
+    moe_dispatch,
     recursive_gate,
     rms_norm,
     spatial_decomposition,
@@ -38,12 +40,39 @@ class Operator(NamedTuple):
     batched: dict[str, tuple[int, ...]]  # shapes of inputs behind the batch axis
     weights: dict[str, tuple[int, ...]] = {}  # shapes of inputs without one
     tolerance: float | None = None  # of the tests' own comparison, where its default is too strict
+    arguments: Callable[..., dict[str, Tensor]] = dict  # makes the operator's own inputs of those above
 
 
 def scan(query, key, value, log_decay_forward, log_decay_backward, **options) -> Tensor:
     """Take any number for a log-decay, which must not be positive."""
     decays = (F.logsigmoid(log_decay_forward), F.logsigmoid(log_decay_backward))
     return bidirectional_gla(query, key, value, *decays, **options)
+
+
+def make_slots(some: Tensor) -> dict[str, Tensor]:
+    """Give two choices of each token slots, last token first; every third choice is dropped, one slot stays empty."""
+    choices = torch.arange(2 * some[..., 0].numel(), device=some.device)
+    mirrored = len(choices) - 1 - choices
+    choice_of_slot = torch.where(mirrored % 3 != 0, mirrored, -1)
+    slot_of_choice = torch.where(choices % 3 != 0, mirrored, -1)
+    return {"choice_of_slot": choice_of_slot, "slot_of_choice": slot_of_choice.view(*some.shape[:-1], 2)}
+
+
+def dispatch_arguments(x: Tensor) -> dict[str, Tensor]:
+    return {"x": x, **make_slots(x)}
+
+
+def combine_arguments(x: Tensor, gates: Tensor) -> dict[str, Tensor]:
+    """Make twice as many slots as there are tokens."""
+    return {"buffers": torch.cat([x, -x], 1).reshape(-1, x.shape[-1]), "gates": gates, **make_slots(gates)}
+
+
+def dispatch(x: Tensor, **options) -> Tensor:
+    return moe_dispatch(**dispatch_arguments(x), **options)
+
+
+def combine(x: Tensor, gates: Tensor, **options) -> Tensor:
+    return moe_combine(**combine_arguments(x, gates), **options)
 
 
 OPERATORS = {
@@ -84,6 +113,8 @@ OPERATORS = {
     "gated_product_linear": Operator(
         gated_product_linear, {"gate": (5, 13), "value": (5, 13)}, {"weight": (7, 13), "bias": (7,)}
     ),
+    "moe_dispatch": Operator(dispatch, {"x": (5, 13)}, arguments=dispatch_arguments),
+    "moe_combine": Operator(combine, {"x": (5, 13), "gates": (5, 2)}, arguments=combine_arguments),
     "channel_aggregation": Operator(
         channel_aggregation, {"x": (5, 13)}, {"common_weight": (13,), "common_bias": (1,), "scale": (13,)}
     ),
@@ -186,16 +217,16 @@ def test_registration(name, inputs_of):
     """Torch's own checks: schema, shape inference, autograd and tracing with unknown sizes."""
     operator = getattr(torch.ops.gatedvision, name).default
     options = {"double": False, "eps": 1e-6, "activation": "silu", "act": "elu", "scale": 1.0, "dilation": 1}
-    inputs = inputs_of(2)
-    arguments = [
-        inputs[a.name].requires_grad_() if a.name in inputs else options[a.name] for a in operator._schema.arguments
-    ]
+    inputs = OPERATORS[name].arguments(**inputs_of(2))
+    for x in inputs.values():
+        x.requires_grad_(x.is_floating_point())
+    arguments = [inputs[a.name] if a.name in inputs else options[a.name] for a in operator._schema.arguments]
     torch.library.opcheck(operator, tuple(arguments))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
 def test_reference_is_scriptable(name, inputs_of):
-    inputs = inputs_of(2)
+    inputs = OPERATORS[name].arguments(**inputs_of(2))
     reference = getattr(gatedvision_kernels, f"{name}_reference")
     torch.testing.assert_close(torch.jit.script(reference)(**inputs), reference(**inputs), rtol=0, atol=0)
 

@@ -1,4 +1,4 @@
-"""What timm and its users ask of every model, checked on every row of ``cases.py``."""
+"""What timm and its users ask of every model, checked on every row or network of ``cases.py``."""
 
 import copy
 import fnmatch
@@ -13,9 +13,10 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 import gatedvision
-from tests.models.cases import CASES, GENERATORS, SCAN_PLANES, SEGMENTERS, Case
+from tests.models.cases import CASES, EXPERTS, GENERATORS, NETWORKS, SCAN_PLANES, SEGMENTERS, Case
 
 every_model = pytest.mark.parametrize("case", CASES, ids=str)
+every_network = pytest.mark.parametrize("case", NETWORKS, ids=str)
 # No multiple of any stride, and not square.
 ODD = (2, 3, 75, 102)
 
@@ -51,7 +52,7 @@ def last_norm(model: Any) -> nn.Module:
 
 
 def test_every_registered_name_has_a_row() -> None:
-    names = [*(case.name for case in CASES), *GENERATORS, *SEGMENTERS, *SCAN_PLANES]
+    names = [*(case.name for case in [*CASES, *EXPERTS]), *GENERATORS, *SEGMENTERS, *SCAN_PLANES]
     assert sorted(names) == sorted(gatedvision.list_models())
 
 
@@ -90,7 +91,7 @@ def test_unknown_argument_is_an_error(case: Case) -> None:
         case.create(not_an_argument=1)
 
 
-@every_model
+@every_network
 def test_every_parameter_gets_a_gradient(case: Case) -> None:
     model = create(case, drop_path_rate=0.1, drop_rate=0.1).train()
     logits = model(image())
@@ -100,7 +101,7 @@ def test_every_parameter_gets_a_gradient(case: Case) -> None:
     assert all(gradient.isfinite().all() and gradient.abs().sum() > 0 for gradient in found.values())
 
 
-@every_model
+@every_network
 def test_train_and_eval_are_one_function(case: Case) -> None:
     model, x = create(case), image()
     in_eval = model(x)
@@ -116,7 +117,7 @@ def test_train_and_eval_are_one_function(case: Case) -> None:
     assert all(torch.equal(train_gradients[name], gradient) for name, gradient in eval_gradients.items())
 
 
-@every_model
+@every_network
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 160), (97, 40)], ids=lambda size: "x".join(map(str, size)))
 def test_any_size(case: Case, size: tuple[int, int]) -> None:
     model, x = create(case), image(3, 3, *size)
@@ -126,7 +127,7 @@ def test_any_size(case: Case, size: tuple[int, int]) -> None:
     torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
-@every_model
+@every_network
 @pytest.mark.parametrize("in_chans", [1, 5])
 def test_in_chans(case: Case, in_chans: int) -> None:
     model = create(case, in_chans=in_chans)
@@ -152,7 +153,7 @@ def test_features_only(case: Case) -> None:
     assert set(found) == {name for name, _ in model.named_parameters()}
 
 
-@every_model
+@every_network
 def test_intermediates(case: Case) -> None:
     model, x = create(case), image()
     with torch.inference_mode():
@@ -170,7 +171,7 @@ def test_intermediates(case: Case) -> None:
         model.forward_intermediates(x, output_fmt="NLC")
 
 
-@every_model
+@every_network
 @pytest.mark.parametrize("prune_norm", [False, True])
 def test_prune_intermediate_layers(case: Case, prune_norm: bool) -> None:
     model, x = create(case), image()
@@ -191,7 +192,7 @@ def test_prune_intermediate_layers(case: Case, prune_norm: bool) -> None:
     assert model(x).shape == (2, 10)
 
 
-@every_model
+@every_network
 def test_reset_classifier(case: Case) -> None:
     model, x = create(case, global_pool="max").requires_grad_(False), image()
     features, norm = model.forward_features(x), last_norm(model)
@@ -213,7 +214,7 @@ def test_reset_classifier(case: Case) -> None:
     assert model(x.double()).shape == (2, 7)
 
 
-@every_model
+@every_network
 def test_without_classifier(case: Case) -> None:
     x = image()
     pooled, unpooled = create(case, num_classes=0), create(case, num_classes=0, global_pool="")
@@ -223,7 +224,7 @@ def test_without_classifier(case: Case) -> None:
     torch.testing.assert_close(unpooled(x), norm(features))
 
 
-@every_model
+@every_network
 def test_grad_checkpointing_changes_nothing(case: Case) -> None:
     model, x = create(case).train(), image()
     expected = model(x)
@@ -242,7 +243,7 @@ def test_grad_checkpointing_changes_nothing(case: Case) -> None:
     torch.testing.assert_close(actual_gradients, expected_gradients)
 
 
-@every_model
+@every_network
 def test_group_matcher_sorts_by_depth(case: Case) -> None:
     model = create(case)
     layers = group_parameters(model, model.group_matcher(), reverse=True)
@@ -257,14 +258,14 @@ def test_group_matcher_sorts_by_depth(case: Case) -> None:
     assert all(fnmatch.filter(layers, pattern) for pattern in model.no_weight_decay())
 
 
-@every_model
+@every_network
 def test_only_vectors_are_exempt_from_weight_decay(case: Case) -> None:
     model = create(case)
     exempt, decayed = param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay())
     assert all(p.ndim == 1 for p in exempt["params"]) and all(p.ndim > 1 for p in decayed["params"])
 
 
-@every_model
+@every_network
 def test_init_weights_fills_an_empty_model(case: Case) -> None:
     model, empty = case.create(), case.create(device="meta").to_empty(device="cpu")
     for parameter in empty.parameters():
@@ -276,7 +277,7 @@ def test_init_weights_fills_an_empty_model(case: Case) -> None:
     torch.testing.assert_close(empty.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
-@every_model
+@every_network
 def test_bfloat16(case: Case) -> None:
     model, x = create(case), image()
     with torch.inference_mode():
@@ -290,7 +291,7 @@ def test_bfloat16(case: Case) -> None:
         assert (actual.float() - expected).std() < 0.05 * expected.std()
 
 
-@every_model
+@every_network
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::FutureWarning")
 def test_torchscript(case: Case) -> None:
     x = image()
@@ -299,7 +300,7 @@ def test_torchscript(case: Case) -> None:
         torch.testing.assert_close(torch.jit.script(model)(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-@every_model
+@every_network
 def test_fx(case: Case) -> None:
     model, x = create(case), image()
     _, eval_nodes = get_graph_node_names(model)
@@ -309,7 +310,7 @@ def test_fx(case: Case) -> None:
     torch.testing.assert_close(traced(x)[eval_nodes[-1]], model(x), rtol=1e-4, atol=1e-5)
 
 
-@every_model
+@every_network
 def test_export(case: Case) -> None:
     model, x = create(case), image()
     program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -317,7 +318,7 @@ def test_export(case: Case) -> None:
     torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-@every_model
+@every_network
 def test_compile(case: Case) -> None:
     torch._dynamo.reset()
     model, x = create(case), image(2, 3, 40, 56)

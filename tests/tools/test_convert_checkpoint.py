@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gatedvision.models import DeepFillV2, PatchDiscriminator
+from gatedvision.models import DeepFillV2, PatchDiscriminator, VMoE
 from gatedvision.models._deepfill_names import LAYOUTS, swap_colours
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
@@ -129,6 +129,32 @@ def test_discriminator(convert: Callable[..., Any], tmp_path: Path) -> None:
     again.load_published(torch.load(tmp_path / "own.pth", weights_only=True))
     for name in ("layers.3.parametrizations.weight.original", "layers.3.parametrizations.weight.0._u", "layers.3.bias"):
         assert torch.equal(again.state_dict()[name], model.state_dict()[name])
+
+
+VMOE = Path(__file__).parents[1] / "golden" / "vmoe" / "checkpoint" / "tiny_e4_last1"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_vmoe_checkpoint(suffix: str, convert: Callable[..., Any], tmp_path: Path) -> None:
+    out = tmp_path / "new" / f"own{suffix}"
+    code, printed, errors = convert(f"{VMOE}.index", "-o", out)
+    assert code == 0, errors
+    assert "V-MoE with 4 experts in each of blocks 1\n" in printed and "Apache-2.0" in printed
+    call = printed.split("load it by ")[1].splitlines()[0]
+    arguments = call[: call.index(".load_state_dict")]
+    model = eval(arguments, {"VMoE": VMoE})
+    model.load_state_dict(load_file(out) if suffix == ".safetensors" else torch.load(out)["state_dict"])
+    assert model.num_classes == 5
+
+
+def test_vmoe_has_no_parts(convert: Callable[..., Any], tmp_path: Path) -> None:
+    out = tmp_path / "own.pth"
+    for option in (["--part", "discriminator"], ["--bgr"]):
+        code, _, errors = convert(VMOE, "-o", out, *option)
+        assert code == 2 and "is of V-MoE, which has neither parts nor BGR" in errors
+    code, _, errors = convert(VMOE, "-o", tmp_path / "own.onnx")
+    assert code == 2 and "the output must end in .safetensors or .pth, got" in errors
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

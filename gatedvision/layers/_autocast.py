@@ -1,0 +1,18 @@
+"""What autocast says for a tensor, on the meta device too, which knows none."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Return a context in which autocast leaves the dtype of operations on ``x`` alone."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
+def to_autocast_dtype(x: Tensor) -> Tensor:
+    """Round a tensor as autocast, where it is on, would before a product."""
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        return x
+    return x.to(torch.get_autocast_dtype(x.device.type))

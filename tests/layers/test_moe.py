@@ -1,0 +1,184 @@
+"""The layer of experts: golden records with all gradients, batches of any size, and what it keeps."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from gatedvision.layers.moe import ExpertMlp, MoeMlp, SoftMoeMlp
+from gatedvision.layers.moe_routers import ExpertChoiceRouter, SoftRouter, TopKRouter
+from tests.golden.golden import Record, draw_input
+from tests.models.vmoe_records import RECORDS, assert_equal, recorded_weights, slots_in_group
+
+EXACT = 1e-9
+DOUBLE = {"dtype": torch.float64}
+
+
+def build_layer(record: Record) -> tuple[nn.Module, dict[str, str]]:
+    """Return the filled layer and its name for each published one."""
+    facts = record.facts["kwargs"]
+    options, dispatcher = facts["router"], facts["router"].get("dispatcher", {})
+    images = facts["group_size"] // record.facts["input_shape"][1]
+    experts = ExpertMlp(32, facts["mlp_dim"], facts["num_experts"], **DOUBLE)
+    own = {
+        f"Mlp/Dense_{i}/{a}": f"experts.fc{i + 1}.{b}" for i in (0, 1) for a, b in (("kernel", "weight"), ("bias",) * 2)
+    }
+    if "Soft" in options.get("name", ""):
+        layer: nn.Module = SoftMoeMlp(SoftRouter(32, 4, options["num_slots"], **DOUBLE), experts)
+        own |= {"Router/mu": "router.mu", "Router/scale": "router.scale"}
+    elif "ItemsPerExpert" in options.get("name", ""):
+        router = ExpertChoiceRouter(32, 4, dispatcher["capacity_factor"], group_images=images, **DOUBLE)
+        layer, own = MoeMlp(router, experts), own | {"Router/dense/kernel": "router.weight"}
+    else:
+        router = TopKRouter(
+            32,
+            4,
+            options["num_selected_experts"],
+            dispatcher["capacity_factor"],
+            priority="batch" if dispatcher["batch_priority"] else "vanilla",
+            group_images=images,
+            **DOUBLE,
+        )
+        layer, own = MoeMlp(router, experts), own | {"Router/dense/kernel": "router.weight"}
+    weights = recorded_weights(record)
+    layer.load_state_dict({own[name]: x.T if "dense" in name else x for name, x in weights.items()})
+    return layer.eval(), own
+
+
+@pytest.mark.parametrize("name", [name for name in RECORDS if name.startswith("layer_")])
+def test_record(name: str) -> None:
+    record = RECORDS[name]
+    arrays = record.arrays()
+    layer, own = build_layer(record)
+    layer.keep_routing = True
+    x = draw_input(*record.facts["input_shape"]).requires_grad_()
+    y = layer(x)
+    assert_equal(y, arrays["output"], EXACT, "output")
+    losses, routing = layer.last.losses, layer.last.routing
+    parameters = dict(layer.named_parameters())
+    if "grad_of_mean_importance/Router.dense.kernel" in arrays and losses:
+        weight = parameters["router.weight"]
+        (gradient,) = torch.autograd.grad(losses["importance"].mean(), weight, retain_graph=True)
+        assert_equal(gradient.T, arrays["grad_of_mean_importance/Router.dense.kernel"], EXACT, "importance")
+        assert_equal(losses["importance"], arrays["metric/importance_loss"], EXACT, "importance")
+        assert_equal(losses["gshard"], arrays["metric/gshard_loss"], 1e-6, "gshard")
+        assert_equal(0.005 * losses["importance"], arrays["metric/auxiliary_loss"], EXACT, "auxiliary")
+        groups, _, k = arrays["route/kept"].shape
+        kept = arrays["route/kept"].reshape(-1, k)
+        assert routing.capacity == record.facts["kwargs"]["capacity"]
+        assert torch.equal(routing.slot_of_choice >= 0, kept)
+        assert torch.equal(routing.experts, arrays["route/expert_index"].reshape(-1, k).long())
+        slots = torch.where(kept, arrays["route/slot"].reshape(-1, k).long(), -1)
+        assert torch.equal(slots_in_group(routing, groups), slots)
+
+    (y * draw_input(*y.shape, seed=1)).sum().backward()
+    assert_equal(x.grad, arrays["grad_input"], EXACT, "grad_input")
+    checked = 0
+    for key, expected in arrays.items():
+        kind, _, published = key.partition("/")
+        if kind not in ("grad", "gradnorm"):
+            continue
+        name = published.replace(".", "/")
+        gradient = parameters[own[name]].grad
+        gradient = gradient.T if "dense" in name else gradient
+        if kind == "gradnorm":
+            actual = gradient.flatten(1).norm(dim=1)
+        elif expected.shape != gradient.shape:
+            actual = gradient[:, :8, :8]
+        else:
+            actual = gradient
+        assert_equal(actual, expected, EXACT, key)
+        checked += 1
+    assert checked >= 7
+
+
+def build(priority: str = "vanilla", capacity_factor: float = 1.05, **options) -> MoeMlp:
+    torch.manual_seed(0)
+    router = TopKRouter(8, 4, 2, capacity_factor, priority=priority, **options)
+    return MoeMlp(router, ExpertMlp(8, 16, 4, identical=False)).eval()
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("priority", ["vanilla", "batch"])
+def test_one_image_equals_itself_in_a_batch(priority: str, members: int) -> None:
+    options = {"num_members": members, "load_weight": 0.0}
+    layer, x = build(priority, 4.0, group_images=3, **options), torch.randn(7 * members, 5, 8)
+    together = layer(x)
+    assert together.shape == x.shape
+    alone = torch.cat([layer(image) for image in x.split(members)])
+    torch.testing.assert_close(together, alone)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2, 8, 9, 11])
+def test_every_batch_size(batch: int) -> None:
+    layer, x = build(capacity_factor=0.5).train(), torch.randn(batch, 5, 8, requires_grad=True)
+    y = layer(x)
+    y.square().sum().backward()
+    assert y.shape == x.shape and y.isfinite().all() and x.grad.isfinite().all()
+
+
+def test_choices_of_one_member_stay_with_its_experts() -> None:
+    layer = build(capacity_factor=2.0, num_members=2, load_weight=0.0)
+    layer.keep_routing = True
+    layer(torch.randn(4, 5, 8))
+    member = torch.arange(20) % 2
+    assert torch.equal(layer.last.routing.experts // 2, member[:, None].expand(20, 2))
+
+
+def test_experts_see_no_more_than_the_capacity() -> None:
+    seen = []
+    layer = build()
+    layer.experts.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    for factor in (1.0, 0.5, 0.25):
+        layer.router.set_capacity(factor)
+        layer(torch.randn(8, 16, 8))
+    assert seen == [(4, 64, 8), (4, 32, 8), (4, 16, 8)]
+
+
+def test_capacity_of_training_and_of_evaluation() -> None:
+    layer = build(eval_capacity_factor=4.0)
+    assert layer.router.capacity(32) == 32 and layer.train().router.capacity(32) == 12
+    layer.router.set_capacity(0.5, "eval")
+    assert layer.router.capacity(32) == 12 and layer.eval().router.capacity(32) == 4
+
+
+def test_dropped_tokens_get_nothing() -> None:
+    layer = build(capacity_factor=0.1, multiple_of=1)
+    layer.keep_routing = True
+    y = layer(torch.randn(2, 20, 8))
+    kept = (layer.last.routing.slot_of_choice >= 0).any(1)
+    assert 0 < int(kept.sum()) <= 8
+    assert torch.equal(y.flatten(0, 1).abs().sum(1) > 0, kept)
+
+
+def test_experts_start_identical() -> None:
+    experts = ExpertMlp(8, 16, 3)
+    for name, x in experts.state_dict().items():
+        assert torch.equal(x, x[:1].expand_as(x)), name
+        assert x.std() > 0
+    assert not torch.equal(*ExpertMlp(8, 16, 2, identical=False).fc1.weight)
+
+
+def test_losses_are_kept_for_the_task_and_left_out_of_copies() -> None:
+    layer = build().train()
+    layer(torch.randn(9, 5, 8))
+    assert {name: loss.shape for name, loss in layer.last.losses.items()} == {"importance": (2,), "load": (2,)}
+    assert layer.last.routing is None
+    assert copy.deepcopy(layer).last.losses == {}
+    torch.save(layer, file := io.BytesIO())
+    file.seek(0)
+    assert torch.load(file, weights_only=False).last.losses == {}
+    layer.eval()(torch.randn(1, 5, 8))
+    assert layer.last.losses == {}
+
+
+def test_under_autocast_buffers_are_narrow() -> None:
+    layer, x = build(capacity_factor=4.0), torch.randn(2, 5, 8)
+    expected, seen = layer(x), []
+    layer.experts.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert seen == [torch.bfloat16] and y.dtype == torch.bfloat16
+    assert (y - expected).std() < 0.02 * expected.std()
