@@ -57,7 +57,6 @@ def test_memory_that_runs_out(monkeypatch):
         benchmark_models(["resnet18"], **SMALL)
 
 
-@pytest.mark.usefixtures("plain_loops")
 def test_compiled_in_a_mode():
     options = dict(batch_size=1, img_size=32, dtype="fp32", mode="inference", seconds=0.01)
     report = benchmark_models(["test_resnet"], compile="reduce-overhead", **options)

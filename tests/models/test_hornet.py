@@ -276,7 +276,6 @@ two_models = pytest.mark.parametrize("name", ["hornet_tiny_7x7", "hornet_tiny_gf
 
 
 @two_models
-@pytest.mark.usefixtures("plain_loops")
 def test_compiled_training_step_in_channels_last(name: str) -> None:
     torch._dynamo.reset()
     filtered = name.endswith("gf")

@@ -264,7 +264,6 @@ two_models = pytest.mark.parametrize(("name", "options"), COMPILED, ids=[name fo
 
 
 @two_models
-@pytest.mark.usefixtures("plain_loops")
 def test_compiled_training_step_in_channels_last(name: str, options: dict[str, Any]) -> None:
     torch._dynamo.reset()
     tiny = {"dims": (8, 16), "depths": (1, 1), "mlp_ratios": (2, 2), "patch_sizes": (3, 3)}
