@@ -8,7 +8,10 @@ from torch import Tensor
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Return a context in which autocast leaves the dtype of operations on ``x`` alone."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+    # Programs that torch.export records would keep autocast's, so it is entered only where it changes something.
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def to_autocast_dtype(x: Tensor) -> Tensor:

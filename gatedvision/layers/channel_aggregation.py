@@ -6,6 +6,7 @@ import torch
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from gatedvision.layers._autocast import to_autocast_dtype
 from gatedvision.layers.depthwise_conv import DepthwiseConv
 from gatedvision_kernels import channel_aggregation_linear, channel_aggregation_linear_reference
 
@@ -37,8 +38,7 @@ def project_aggregated_channels(
     if torch.jit.is_scripting():
         return channel_aggregation_linear_reference(x, common_weight, common_bias, scale, weight, bias)
     else:
-        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
+        x = to_autocast_dtype(x)
         return channel_aggregation_linear(x, common_weight, common_bias, scale, weight, bias)
 
 

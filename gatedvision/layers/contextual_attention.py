@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from gatedvision.layers._autocast import without_autocast
 from gatedvision.layers.resize_nearest import resize_nearest_aligned
 
 # Scores held at once unless the caller says otherwise: 256 MiB in float32 for each of the handful of matrices.
@@ -105,10 +106,8 @@ class ContextualAttention(nn.Module):
             if mask.shape != (x.shape[0], 1, *x.shape[2:]):
                 raise ValueError(f"mask must be [B, 1, H, W] for x {tuple(x.shape)}, got {tuple(mask.shape)}")
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
-                return self._attend(wide, mask).to(x.dtype)
-        return self._attend(wide, mask).to(x.dtype)
+        with without_autocast(x):
+            return self._attend(wide, mask).to(x.dtype)
 
     def _attend(self, x: Tensor, mask: Optional[Tensor]) -> Tensor:
         batch, size = x.shape[0], x.shape[2:]

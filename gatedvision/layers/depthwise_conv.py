@@ -6,6 +6,7 @@ import torch
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from gatedvision.layers._autocast import to_autocast_dtype
 from gatedvision_kernels import depthwise_conv2d, depthwise_conv2d_reference
 
 
@@ -26,9 +27,7 @@ def convolve_depthwise(x: Tensor, weight: Tensor, bias: Optional[Tensor], dilati
     if torch.jit.is_scripting():
         return depthwise_conv2d_reference(x, weight, bias, dilation)
     else:
-        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
-        return depthwise_conv2d(x, weight, bias, dilation=dilation)
+        return depthwise_conv2d(to_autocast_dtype(x), weight, bias, dilation=dilation)
 
 
 class DepthwiseConv(nn.Conv2d):

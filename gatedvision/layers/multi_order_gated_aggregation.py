@@ -7,6 +7,7 @@ import torch
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from gatedvision.layers._autocast import to_autocast_dtype
 from gatedvision.layers.multi_order_dwconv import MultiOrderDWConv
 from gatedvision_kernels import (
     gated_product_linear,
@@ -45,9 +46,7 @@ def project_gated_product(
     if torch.jit.is_scripting():
         return gated_product_linear_reference(gate, value, weight, bias, double)
     else:
-        if not gate.is_meta and torch.is_autocast_enabled(gate.device.type):
-            dtype = torch.get_autocast_dtype(gate.device.type)
-            gate, value = gate.to(dtype), value.to(dtype)
+        gate, value = to_autocast_dtype(gate), to_autocast_dtype(value)
         return gated_product_linear(gate, value, weight, bias, double=double)
 
 

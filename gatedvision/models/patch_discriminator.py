@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from gatedvision.layers._autocast import without_autocast
 from gatedvision.layers.gated_conv import PaddedConv2d
 from gatedvision.models._deepfill_names import convert_discriminator
 
@@ -70,16 +71,12 @@ class PatchDiscriminator(nn.Module):
         if x.shape[1] != self.in_chans:
             raise ValueError(f"image, mask and sketch have {x.shape[1]} channels, this discriminator {self.in_chans}")
         layers: Any = self.layers
-        for layer, weight in zip(layers, self._weights(x), strict=True):
+        # Normalised in the precision that they are kept in.
+        with without_autocast(x):
+            weights = [layer.weight for layer in layers]
+        for layer, weight in zip(layers, weights, strict=True):
             x = F.leaky_relu(layer.convolve(x, weight, layer.bias), 0.2)
         return x
-
-    def _weights(self, x: Tensor) -> list[Any]:
-        """Return the layers' weights, normalised in the precision that they are kept in."""
-        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
-                return [layer.weight for layer in self.layers]
-        return [layer.weight for layer in self.layers]
 
     def load_published(self, state_dict: Mapping[str, Any], bgr: Optional[bool] = None) -> None:
         """Load weights in TensorFlow's names, those of nipponjo's port, or ours.
