@@ -34,7 +34,7 @@ def add_scaled(x: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
     return x + scale * branch
 
 
-class ConvBatchNorm(nn.Module):
+class DownsampleConv(nn.Module):
     """A convolution with bias that halves the sides of the map, or so, then a batch norm.
 
     Args:
@@ -84,12 +84,12 @@ class MogaStem(nn.Module):
         dd = {"device": device, "dtype": dtype}
         if num_convs == 2:
             parts = [
-                ConvBatchNorm(in_chans, dim // 2, kernel_size, **dd),
+                DownsampleConv(in_chans, dim // 2, kernel_size, **dd),
                 nn.GELU(),
-                ConvBatchNorm(dim // 2, dim, kernel_size, **dd),
+                DownsampleConv(dim // 2, dim, kernel_size, **dd),
             ]
         else:
-            parts = [ConvBatchNorm(in_chans, dim, kernel_size, **dd)]
+            parts = [DownsampleConv(in_chans, dim, kernel_size, **dd)]
         self.layers = nn.Sequential(*parts)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -256,7 +256,7 @@ class MogaNet(StagedBackbone):
         self.stem = MogaStem(in_chans, dims[0], stem_convs, patch_sizes[0], **dd)
         downsamples: list[nn.Module] = [nn.Identity()]
         for (before, dim), size in zip(pairwise(dims), patch_sizes[1:], strict=True):
-            downsamples.append(ConvBatchNorm(before, dim, size, **dd))
+            downsamples.append(DownsampleConv(before, dim, size, **dd))
         rates = drop_path_rates(drop_path_rate, depths)
         stages = []
         for stage, dim in enumerate(dims):

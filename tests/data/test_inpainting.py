@@ -8,38 +8,20 @@ import torch
 from PIL import Image
 
 from gatedvision.data import (
-    EnlargeToCover,
     FreeFormMask,
     InpaintingFolder,
     InpaintingPairs,
     InpaintingPhotographs,
-    MaskFolder,
-    UnreadableImageError,
     collate_inpainting,
 )
-from gatedvision.data.mask_folder import read_mask
-
-
-def write(path: Path, height: int, width: int, mode: str = "RGB", seed: int = 0) -> np.ndarray:
-    shape = (height, width, 3) if mode == "RGB" else (height, width)
-    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-    return pixels
+from tests.data.inpainting_files import write, write_images, write_masks
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """Three images of different sizes, with sketches, and two masks."""
-    for number, (name, size) in enumerate({"b.png": (40, 50), "a/c.png": (20, 90), "a/d_edge.png": (64, 64)}.items()):
-        write(tmp_path / "images" / name, *size, seed=number)
-        sketch = Path(tmp_path / "images" / name)
-        write(sketch.with_name(f"{sketch.stem}_edge.png"), *size, mode="L", seed=number + 10)
-    for number in range(2):
-        hole = np.zeros((40, 50), dtype=np.uint8)
-        hole[:, number * 25 : (number + 1) * 25] = 255
-        (tmp_path / "masks").mkdir(exist_ok=True)
-        Image.fromarray(hole).save(tmp_path / "masks" / f"{number}.png")
+    write_images(tmp_path / "images")
+    write_masks(tmp_path / "masks")
     return tmp_path
 
 
@@ -61,22 +43,6 @@ def test_a_folder_of_images_of_any_size(folder):
         data[3]
 
 
-def test_small_images_are_enlarged_until_the_crop_fits(folder):
-    transforms = [EnlargeToCover(48, 64), A.RandomCrop(48, 64), {"type": A.HorizontalFlip, "p": 0.5}]
-    data = InpaintingFolder(folder / "images", {"type": FreeFormMask}, transforms, with_sketch=True, repeats=2)
-    assert len(data) == 6
-    batch = collate_inpainting([data[index] for index in range(6)])
-    assert batch["inputs"].shape == (6, 3, 48, 64)
-    assert batch["masks"].shape == batch["sketches"].shape == (6, 1, 48, 64)
-    # Holes are drawn for each sample, each time.
-    assert len({mask.numpy().tobytes() for mask in batch["masks"]}) == 6
-    assert 0.05 < batch["masks"].float().mean() < 0.7
-    # Large enough, or too small in one side only.
-    for height, width, expected in ((50, 70, (50, 70)), (10, 640, (48, 3072)), (1, 1, (64, 64))):
-        result = EnlargeToCover(48, 64)(image=np.zeros((height, width, 3), np.uint8))["image"]
-        assert result.shape[:2] == expected
-
-
 def test_sketches_follow_their_images_and_are_divided_at_six_tenths(folder):
     flip = [A.HorizontalFlip(p=1.0)]
     data = InpaintingFolder(folder / "images", folder / "masks", flip, with_sketch=True)
@@ -89,32 +55,6 @@ def test_sketches_follow_their_images_and_are_divided_at_six_tenths(folder):
     data = InpaintingFolder(folder / "images", folder / "masks", with_sketch=True)
     with pytest.raises(ValueError, match=r"50x40 pixels, its sketch of 8x8"):
         data[2]
-
-
-def test_masks_are_drawn_from_a_folder_at_random(folder):
-    masks = MaskFolder(folder / "masks", match="random", hole="black")
-    torch.manual_seed(0)
-    drawn = [bool(masks(40, 50)[0, 0]) for _ in range(40)]
-    assert 8 < sum(drawn) < 32
-    torch.manual_seed(0)
-    assert [bool(masks(40, 50)[0, 0]) for _ in range(40)] == drawn
-
-
-def test_mask_files_of_any_kind_are_divided_in_the_middle(tmp_path):
-    values = np.array([[0, 127, 128, 255]], dtype=np.uint8)
-    images = {
-        "grey": Image.fromarray(values),
-        "rgb": Image.fromarray(np.repeat(values[..., None], 3, 2)),
-        "one_bit": Image.fromarray(values > 127),
-        "sixteen": Image.fromarray(values.astype(np.uint16) * 257),
-    }
-    for name, image in images.items():
-        image.save(tmp_path / f"{name}.png")
-        assert read_mask(tmp_path / f"{name}.png").tolist() == [[0, 0, 1, 1]], name
-        assert read_mask(tmp_path / f"{name}.png", "black").tolist() == [[1, 1, 0, 0]], name
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(UnreadableImageError, match=r"cannot read mask '.*broken.png'"):
-        read_mask(tmp_path / "broken.png")
 
 
 def test_fixed_pairs(folder):
@@ -165,8 +105,6 @@ def test_photographs_of_training_and_validation_do_not_overlap():
         (lambda f: InpaintingFolder(f / "images", f / "nowhere"), FileNotFoundError, "no folder of masks '.*nowhere'"),
         (lambda f: InpaintingFolder(f / "images", None), TypeError, "masks must be a folder, .* got None"),
         (lambda f: InpaintingFolder(f / "images", f / "masks", repeats=0), ValueError, "repeats must be at least 1"),
-        (lambda f: MaskFolder(f / "masks", match="name"), ValueError, "match must be 'index' or 'random', got 'name'"),
-        (lambda f: MaskFolder(f / "masks", hole="red"), ValueError, "hole must be 'white' or 'black', got 'red'"),
         (lambda f: InpaintingPairs(f / "pairs.json"), FileNotFoundError, "no list of pairs '.*pairs.json'"),
         (lambda f: InpaintingPhotographs("test"), ValueError, "must be 'train' or 'val', got 'test'"),
         (lambda f: InpaintingPhotographs("val", size=113), ValueError, "size 16 to 112, got .*size=113"),

@@ -3,10 +3,9 @@ import warnings
 import albumentations as A
 import cv2
 import numpy as np
-import pytest
 import torch
 
-from gatedvision.data import RandomLabelCrop, ShapesSegmentation, photometric_distortion
+from gatedvision.data import RandomLabelCrop, photometric_distortion
 from gatedvision.data.segmentation_transforms import LabelTransforms
 
 
@@ -82,22 +81,3 @@ def test_no_argument_is_ignored():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         LabelTransforms([{"type": RandomLabelCrop, "height": 8, "width": 8}, {"type": photometric_distortion}])
-
-
-def test_shapes_are_labelled_where_they_are():
-    dataset = ShapesSegmentation("train", length=12, size=64)
-    assert dataset.metainfo["classes"] == ["background", "circle", "square", "triangle"]
-    sample, again = dataset[3], ShapesSegmentation("train", length=4, size=64)[3]
-    assert torch.equal(sample["inputs"], again["inputs"]) and sample["name"] == "train_00003"
-    counts = torch.zeros(4)
-    for index in range(len(dataset)):
-        sample = dataset[index]
-        assert sample["inputs"].shape == (3, 64, 64) and sample["labels"].shape == (64, 64)
-        counts += torch.bincount(sample["labels"].flatten(), minlength=4)
-        # A shape has one colour, so its neighbouring pixels do not differ.
-        both = (sample["labels"][:, 1:] == sample["labels"][:, :-1]) & (sample["labels"][:, 1:] > 0)
-        same = (sample["inputs"][:, :, 1:] == sample["inputs"][:, :, :-1]).all(0)
-        assert same[both].float().mean() > 0.95
-    assert (counts > 0).all() and counts.argmax() == 0
-    with pytest.raises(ValueError, match="'train' or 'val', got 'test'"):
-        ShapesSegmentation("test")

@@ -1,39 +1,14 @@
 import sys
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
 import torch
 
-from gatedvision.data import RandomPatch, UnreadableImageError, VolumeFolder, collate_label_maps, read_volume
+from gatedvision.data import RandomPatch, UnreadableImageError, VolumeFolder, collate_label_maps
+from tests.data.volume_files import SPACING, draw, write_nifti, write_numpy
 
 CLASSES = ("background", "liver", "spleen")
-SPACING = (1.0, 2.0, 3.0)
-
-
-def draw(sides: tuple[int, ...] = (8, 9, 10)) -> tuple[np.ndarray, np.ndarray]:
-    generator = np.random.default_rng(0)
-    return generator.normal(100, 400, sides).astype(np.int16), generator.integers(0, 3, sides).astype(np.uint8)
-
-
-def write_nifti(path: Path, values: np.ndarray, spacing=SPACING, flip: bool = False) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    affine = np.diag([*spacing, 1.0])
-    if flip:
-        # The same body, stored from left to right instead.
-        values = values[::-1]
-        affine[0, 0] = -spacing[0]
-        affine[0, 3] = spacing[0] * (len(values) - 1)
-    nibabel.save(nibabel.Nifti1Image(values, affine), path)
-
-
-def write_numpy(path: Path, values: np.ndarray, **others: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npy":
-        np.save(path, values)
-    else:
-        np.savez(path, volume=values, **others)
 
 
 @pytest.fixture
@@ -74,16 +49,6 @@ def test_numpy_files_need_no_nibabel(tmp_path, suffix, monkeypatch):
     np.testing.assert_array_equal(sample["labels"], labels)
 
 
-def test_orientation_and_single_axes_do_not_show(scans):
-    values, _ = draw()
-    write_nifti(scans / "b.nii", values, flip=True)
-    write_nifti(scans / "c.nii", values[..., None])
-    for name in ("scans/a.nii.gz", "b.nii", "c.nii"):
-        volume = read_volume(scans / name)
-        np.testing.assert_array_equal(volume.values, values)
-        assert volume.spacing == SPACING
-
-
 def test_names_with_endings_of_their_own(scans):
     (scans / "scans" / "a.nii.gz").rename(scans / "scans" / "a_0000.nii.gz")
     with pytest.raises(FileNotFoundError, match="1 of 1 images in '.*' have no labels, the first '.*a_0000.nii.gz'"):
@@ -120,7 +85,7 @@ def test_patches_batches_and_what_is_kept(scans):
     assert "spacings" in whole
 
 
-def test_bad_volumes_are_named(scans, monkeypatch):
+def test_bad_volumes_and_options_are_named(scans, monkeypatch):
     values, labels = draw()
     scan, target = scans / "scans" / "a.nii.gz", scans / "labels" / "a.nii.gz"
 
@@ -129,6 +94,12 @@ def test_bad_volumes_are_named(scans, monkeypatch):
             open_folder(scans, **options)[0]
         assert "\n" not in str(caught.value)
 
+    fails_with("resample must be three positive lengths in mm, got -1", resample=-1)
+    fails_with(r"spacing must be three positive lengths in mm, got \(1, 1\)", spacing=(1, 1))
+    for part, array in (("scans", values), ("labels", labels)):
+        write_numpy(scans / "arrays" / part / "a.npz", array)
+    with pytest.raises(ValueError, match="does not say its spacing, so it cannot be resampled: give spacing="):
+        open_folder(scans / "arrays", label_suffix=".npz", resample=2)[0]
     write_nifti(target, labels + 4)
     fails_with(r"label 5 at voxel \(0, 0, \d\) of '.*a.nii.gz' is none of the classes 0\.\.2 nor ignored")
     write_nifti(target, labels * 0.5)
@@ -153,29 +124,3 @@ def test_bad_volumes_are_named(scans, monkeypatch):
     fails_with("cannot read volume '.*a.nii.gz': ", UnreadableImageError)
     monkeypatch.setitem(sys.modules, "nibabel", None)
     fails_with(r"'.*a.nii.gz' is read by nibabel, .*: pip install 'gatedvision\[medical\]'", ModuleNotFoundError)
-
-
-def test_bad_arrays_and_options_are_named(tmp_path):
-    values, labels = draw()
-    scan = tmp_path / "scans" / "a.npz"
-    write_numpy(scan, values)
-    write_numpy(tmp_path / "labels" / "a.npy", labels)
-    with pytest.raises(ValueError, match="does not say its spacing, so it cannot be resampled: give spacing="):
-        open_folder(tmp_path, label_suffix=".npy", resample=2)[0]
-    with pytest.raises(ValueError, match="resample must be three positive lengths in mm, got -1"):
-        open_folder(tmp_path, label_suffix=".npy", resample=-1)
-    with pytest.raises(ValueError, match=r"spacing must be three positive lengths in mm, got \(1, 1\)"):
-        open_folder(tmp_path, label_suffix=".npy", spacing=(1, 1))
-    for content, message in (
-        ({"a": values, "b": values}, "it holds the arrays a, b; call one of them 'volume'"),
-        ({"volume": values[:0]}, r"at least one voxel, this one is \(0, 9, 10\)"),
-        ({"volume": values[0]}, r"this one is \(9, 10\)"),
-        ({"volume": values.astype(str)}, "its values are of type <U.*, and not numbers"),
-        ({"volume": np.array([None])}, "cannot read volume '.*a.npz': Object arrays cannot be loaded"),
-        ({"volume": values, "spacing": np.array([1.0, 0.0, 1.0])}, r"its spacing \(1.0, 0.0, 1.0\) is not three"),
-    ):
-        np.savez(scan, **content)
-        with pytest.raises(UnreadableImageError, match=message):
-            read_volume(scan)
-    with pytest.raises(UnreadableImageError, match="cannot read volume '.*missing.npy': .*No such file"):
-        read_volume(tmp_path / "missing.npy")

@@ -1,20 +1,10 @@
-import warnings
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import gatedvision
-
-HOLE = np.zeros((40, 51), dtype=bool)
-HOLE[10:22, 30:51] = True
-
-
-def noise(*channels: int, dtype: str = "uint8") -> np.ndarray:
-    values = np.random.default_rng(0).random((*HOLE.shape, *channels))
-    kind = np.dtype(dtype)
-    return values.astype(kind) if kind.kind == "f" else (values * np.iinfo(kind).max).astype(kind)
+from tests.inpainting.noise import HOLE, noise
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "float16", "float32", "float64"])
@@ -91,16 +81,6 @@ def test_palettes_become_rgb(network):
     assert gatedvision.inpaint(picture, HOLE, network).mode == "RGBA"
 
 
-def test_filled_inks_have_their_share_of_black_from_the_image(network):
-    # Grey without black ink, and the same grey of black ink only.
-    for ink in ([128, 128, 128, 0], [0, 0, 0, 128]):
-        picture = Image.frombytes("CMYK", HOLE.shape[::-1], bytes(ink) * HOLE.size)
-        assert (np.asarray(gatedvision.inpaint(picture, HOLE, network)) == ink).all()
-    # White has no shares to go by.
-    picture = Image.frombytes("CMYK", HOLE.shape[::-1], bytes(4) * HOLE.size)
-    assert not np.asarray(gatedvision.inpaint(picture, HOLE, network)).any()
-
-
 def test_transparency_is_the_hole_without_a_mask(network):
     image = noise(4)
     image[..., 3] = np.where(HOLE, 0, 200)
@@ -117,61 +97,6 @@ def test_an_empty_mask_returns_the_image_and_says_so(network):
     assert np.array_equal(result, image) and not network.seen
     with pytest.warns(UserWarning, match="empty"):
         assert gatedvision.inpaint(np.full((1, 1), 0.5), np.zeros((1, 1)), network) == 0.5
-
-
-def test_a_hole_of_everything_is_refused(network):
-    for image, options in ((noise(3), {}), (np.zeros((1, 1), dtype=np.uint8), {})):
-        with pytest.raises(ValueError, match="covers the whole image.*is it inverted"):
-            gatedvision.inpaint(image, np.ones(image.shape[:2]), network, **options)
-    single = np.ones_like(HOLE)
-    single[7, 8] = False
-    result = gatedvision.inpaint(noise(3), single, network)
-    assert (np.abs(result.astype(int) - noise(3)[7, 8]) <= 1).all()
-
-
-def test_dilation_takes_known_pixels(network):
-    dot = np.zeros_like(HOLE)
-    dot[20, 20] = True
-    changed = gatedvision.inpaint(noise(3), dot, network, dilate=2) != noise(3)
-    assert changed.any(axis=2).sum() > 10 and not changed[17].any() and changed[18, 20].any()
-
-
-def test_nan_is_fine_in_the_hole_only(network):
-    image = noise(3, dtype="float32")
-    image[12, 40] = np.nan
-    result = gatedvision.inpaint(image, HOLE, network)
-    assert np.isfinite(result).all() and network.seen[0][0].isfinite().all()
-    image[5, 6, 1] = np.nan
-    with pytest.raises(ValueError, match=r"known pixel at row 5, column 6 is \(.*, nan, .*\); mark it in the mask"):
-        gatedvision.inpaint(image, HOLE, network)
-    with pytest.raises(ValueError, match=r"row 0, column 0 is \(200\); floats are 0 to 1, so scale the image"):
-        gatedvision.inpaint(np.full(HOLE.shape, 200.0), HOLE, network)
-
-
-def test_the_hole_does_not_leak(network):
-    dark, bright = noise(3), noise(3)
-    dark[HOLE], bright[HOLE] = 0, 255
-    assert np.array_equal(gatedvision.inpaint(dark, HOLE, network), gatedvision.inpaint(bright, HOLE, network))
-    # Reduced, too, where cells of some 3 pixels lie across the hole's edge.
-    network.seen.clear()
-    for start in range(101, 105):
-        image = np.full((400, 400), 100, dtype=np.uint8)
-        hole = np.zeros((400, 400), dtype=bool)
-        hole[start:290, start:290] = True
-        image[hole] = 255
-        assert (gatedvision.inpaint(image, hole, network, max_size=128) == 100).all()
-    assert max(max(seen.shape) for seen, _ in network.seen) <= 128
-
-
-def test_tiles_see_what_the_tiles_before_them_filled(network):
-    hole = np.zeros((64, 600), dtype=bool)
-    hole[30:34, 5:595] = True
-    image = np.broadcast_to(np.linspace(0, 1, 600, dtype=np.float32), hole.shape).copy()
-    gatedvision.inpaint(image, hole, network, max_size=128)
-    masks = [mask for _, mask in network.seen]
-    assert len(masks) > 5
-    # The left half of later windows is no hole any more.
-    assert all(mask[0, 0, 24:40, :20].sum() == 0 for mask in masks[1:])
 
 
 def test_modes_and_devices_of_the_network(network):
@@ -203,12 +128,3 @@ def test_bad_arguments(network, error, arguments, message):
     arguments = {"image": noise(3), "mask": HOLE, "model": network} | arguments
     with pytest.raises(error, match=message):
         gatedvision.inpaint(**arguments)
-
-
-def test_an_answer_that_is_not_finite_is_refused():
-    class Broken(torch.nn.Module):
-        def forward(self, image, mask):
-            return image, image / 0
-
-    with warnings.catch_warnings(), pytest.raises(ValueError, match="not finite; try without amp bf16"):
-        gatedvision.inpaint(noise(3), HOLE, Broken(), amp="bf16")
