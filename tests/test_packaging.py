@@ -89,7 +89,7 @@ def commands_of(document: str) -> list[str]:
     return [line.split("#")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
 
 
-@pytest.mark.parametrize("document", ["README.md", "configs/vig/README.md"])
+@pytest.mark.parametrize("document", ["README.md", "configs/vig/README.md", "configs/msvit/README.md"])
 def test_files_in_documented_commands_exist(document):
     commands = commands_of(document)
     named = {word for command in commands for word in command.split() if word.startswith(("tools/", "configs/"))}

@@ -1,6 +1,7 @@
-"""Time operators and models: ``python tools/benchmark.py operator``, ``python tools/benchmark.py model vig_s``."""
+"""Time operators, blocks, layers of experts and models, and compare runs: ``python tools/benchmark.py model vig_s``."""
 
 import argparse
+import importlib
 import shlex
 import sys
 from collections.abc import Callable
@@ -11,54 +12,154 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-from gatedvision.benchmark import Report, benchmark_attention, benchmark_models  # noqa: E402
+from gatedvision.benchmark import (  # noqa: E402
+    Report,
+    benchmark_attention,
+    benchmark_blocks,
+    benchmark_experts,
+    benchmark_mixed_scale,
+    benchmark_models,
+    compare_runs,
+)
+from gatedvision.benchmark.report import check_out, markdown_table  # noqa: E402
 from gatedvision.engine.launch import exit_with_message  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Time operators and models, on the GPU where there is one.")
+    parser = argparse.ArgumentParser(description="Time operators, layers and models, on the GPU where there is one.")
     commands = parser.add_subparsers(required=True)
-    operator = commands.add_parser("operator", help="bidirectional gated linear attention beside its peers")
-    operator.set_defaults(benchmark=benchmark_attention)
-    operator.add_argument("--batch", type=int, default=128)
-    operator.add_argument("--tokens", type=int, default=196)
-    operator.add_argument("--heads", type=int, default=6)
-    operator.add_argument("--key-width", type=int, default=32, help="of a head, for queries too")
-    operator.add_argument("--value-width", type=int, default=64, help="of a head")
-    operator.add_argument("--bandwidth", type=float, default=3.0, help="of the memory, TB/s, for the floor")
-    operator.add_argument("--seconds", type=float, default=0.5, help="to spend on each measurement")
-
-    model = commands.add_parser("model", help="images per second of timm's models, these included")
-    model.set_defaults(benchmark=benchmark_models)
-    model.add_argument("names", nargs="+", metavar="NAME")
-    model.add_argument("--batch-size", type=int, default=128)
-    model.add_argument("--img-size", type=int, default=224, help="side of an image, pixels")
-    model.add_argument("--mode", choices=["inference", "training", "both"], default="both")
-    model.add_argument(
-        "--compile",
-        nargs="?",
-        const="default",
-        choices=["default", "reduce-overhead", "max-autotune"],
-        help="compile the model, in a mode of torch.compile; reduce-overhead replays CUDA graphs",
-    )
-    model.add_argument("--channels-last", action="store_true", help="lay weights and images out with channels last")
-    model.add_argument("--seconds", type=float, default=3.0, help="to spend on each measurement")
-
-    for command in (operator, model):
+    add_operator(commands.add_parser("operator", help="bidirectional gated linear attention beside its peers"))
+    add_blocks(commands.add_parser("blocks", help="the last block of each stage of HorNet and MogaNet, and its floor"))
+    add_model(commands.add_parser("model", help="images per second of these models, timm's and others, in turns"))
+    add_experts(commands.add_parser("experts", help="a layer of experts beside its peers, by default V-MoE-B/16's"))
+    add_scales(commands.add_parser("scales", help="tokens of two scales beside timm's plain vision transformer"))
+    for command in commands.choices.values():
         command.add_argument("--dtype", choices=["bf16", "fp16", "fp32"], default="bf16")
-        command.add_argument("--out", type=Path, help="file for the results as JSON")
+        command.add_argument("--out", type=Path, metavar="FILE.json", help="for the results; the table goes to FILE.md")
+    add_compare(commands.add_parser("compare", help="a run of models with an older one; exit code 1 if it is worse"))
     return parser.parse_args()
 
 
-def print_report(benchmark: Callable[..., Report], out: Path | None, **arguments: Any) -> None:
-    """Run a benchmark and print its table, last."""
+def add_operator(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of an operator."""
+    command.set_defaults(function=print_report, benchmark=benchmark_attention)
+    command.add_argument("--batch", type=int, default=128)
+    command.add_argument("--tokens", type=int, default=196)
+    command.add_argument("--heads", type=int, default=6)
+    command.add_argument("--key-width", type=int, default=32, help="of a head, for queries too")
+    command.add_argument("--value-width", type=int, default=64, help="of a head")
+    command.add_argument("--bandwidth", type=float, default=3.0, help="of the memory, TB/s, for the floor")
+    command.add_argument("--seconds", type=float, default=0.5, help="to spend on each measurement")
+
+
+def add_blocks(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of blocks."""
+    command.set_defaults(function=print_report, benchmark=benchmark_blocks)
+    command.add_argument("names", nargs="+", metavar="MODEL")
+    command.add_argument("--batch-size", type=int, default=128)
+    command.add_argument("--img-size", type=int, default=224, help="side of an image, pixels")
+    command.add_argument(
+        "--depthwise-rate",
+        type=float,
+        default=33.5,
+        help="float32 multiply-adds of the device, 1e12 a second, by its data sheet (default: of H100 and H200)",
+    )
+    command.add_argument("--seconds", type=float, default=0.5, help="to spend on each measurement")
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of models."""
+    command.set_defaults(function=print_report, benchmark=benchmark_models)
+    command.add_argument(
+        "names",
+        nargs="+",
+        metavar="MODEL",
+        help="a name of timm's or module:callable, with arguments as in 'vig_s(drop_path_rate=0.1)'",
+    )
+    command.add_argument(
+        "--batch-size", "--batch", dest="batch_sizes", nargs="+", type=int, default=[128], metavar="IMAGES"
+    )
+    command.add_argument(
+        "--img-size", "--size", dest="img_sizes", nargs="+", type=int, default=[224], metavar="PIXELS", help="of a side"
+    )
+    command.add_argument("--mode", choices=["inference", "training", "both"], default="both")
+    command.add_argument(
+        "--compile",
+        dest="forms",
+        nargs="?",
+        const="default",
+        action="append",
+        choices=["eager", "default", "reduce-overhead", "max-autotune"],
+        help="in a mode of torch.compile; reduce-overhead replays CUDA graphs; may be repeated, and with eager, too",
+    )
+    command.add_argument("--channels-last", action="store_true", help="lay weights and images out with channels last")
+    command.add_argument("--yardstick", metavar="MODEL", help="timed, too, in each comparison: rates as ratios to it")
+    command.add_argument("--together", type=int, default=8, help="models held on the device at once and timed in turns")
+    command.add_argument("--seconds", type=float, default=3.0, help="to spend on each measurement")
+    command.add_argument("--plot", type=Path, metavar="FILE.png", help="draw throughput and memory against resolution")
+
+
+def add_experts(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of a layer of experts."""
+    command.set_defaults(function=print_report, benchmark=benchmark_experts)
+    command.add_argument("--images", type=int, default=128, help="routed in groups of 8")
+    command.add_argument("--tokens", type=int, default=197, help="of an image")
+    command.add_argument("--width", type=int, default=768, help="of a token")
+    command.add_argument("--hidden", type=int, default=3072, help="width within an expert")
+    command.add_argument("--experts", type=int, default=8)
+    command.add_argument("--selected", type=int, default=2, help="experts of a token")
+    command.add_argument("--capacities", type=float, nargs="+", default=[1.05, 0.5], metavar="FACTOR")
+    command.add_argument("--seconds", type=float, default=0.5, help="to spend on each measurement")
+
+
+def add_scales(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of tokens of two scales."""
+    command.set_defaults(function=print_report, benchmark=benchmark_mixed_scale)
+    command.add_argument("--size", choices=["tiny", "small", "base"], default="small")
+    command.add_argument("--coarse-shares", type=float, nargs="+", default=[0.5, 0.9], metavar="SHARE")
+    packings = ["padded", "varlen", "jagged", "flex", "budget"]
+    command.add_argument("--packings", nargs="+", choices=[*packings, "dense"], default=packings)
+    command.add_argument("--batch-size", type=int, default=256)
+    command.add_argument("--img-size", type=int, default=224, help="side of an image, pixels")
+    command.add_argument("--mode", choices=["inference", "training", "both"], default="both")
+    command.add_argument("--seconds", type=float, default=3.0, help="to spend on each measurement")
+
+
+def add_compare(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of a comparison."""
+    command.set_defaults(function=print_comparison)
+    command.add_argument("new", type=Path, help="JSON of a run of models with a yardstick")
+    command.add_argument("old", type=Path, help="that of the run before: same command, same kind of device")
+    command.add_argument("--tolerance", type=float, default=0.05, help="loss, relative, that is no regression")
+
+
+def print_report(
+    benchmark: Callable[..., Report], out: Path | None, plot: Path | None = None, **arguments: Any
+) -> None:
+    """Run a benchmark, write its results, print its table and draw it."""
+    # What would keep the results from being written is said before hours of timing.
+    if out is not None:
+        check_out(out)
+    drawing = None if plot is None else importlib.import_module("gatedvision.benchmark.plot")
     command = shlex.join(["python", *sys.argv])
     report = benchmark(**arguments)
     if out is not None:
-        report.write_json(out, command)
+        report.write(out, command)
     print(report.to_markdown(command))
+    if drawing is not None:
+        drawing.draw_models(report, plot)
+
+
+def print_comparison(**arguments: Any) -> None:
+    """Print two runs as a table, and each regression on stderr; leave with exit code 1 if there is one."""
+    rows, regressions = compare_runs(**arguments)
+    print(markdown_table(rows))
+    for regression in regressions:
+        print(f"regression: {regression}", file=sys.stderr)
+    sys.exit(1 if regressions else 0)
 
 
 if __name__ == "__main__":
-    exit_with_message(print_report, **vars(parse_args()))
+    arguments = vars(parse_args())
+    exit_with_message(arguments.pop("function"), **arguments)

@@ -1,4 +1,4 @@
-"""Look at attention gates: ``python tools/visualize.py CONFIG CHECKPOINT --out OUT.png``."""
+"""Look at gates: ``python tools/visualize.py CONFIG CHECKPOINT --out OUT.png``."""
 
 import argparse
 import sys
@@ -10,12 +10,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
 from mmengine.config import DictAction  # noqa: E402
 
-from gatedvision.engine.attention_maps import draw_attention_maps  # noqa: E402
 from gatedvision.engine.launch import exit_with_message  # noqa: E402
+from gatedvision.engine.visualize import visualize  # noqa: E402
 
 DESCRIPTION = """\
 Draw the coefficients of every attention gate over test images, of volumes over the middle slice, beside the labels and
-the prediction; and print their means inside of objects, along borders and outside.
+the prediction; and print their means inside of objects, along borders and outside. Of MSViT, draw which regions its
+gate cuts into fine tokens, sorted by what the images cost. Of V-MoE, draw how much each expert sees of each class, and
+which patches of an image are left without a slot.
 """
 
 
@@ -26,7 +28,12 @@ def parse_args() -> argparse.Namespace:
         "config", type=Path, help="config file, such as configs/attention_unet/attention_unet_nuclei.py"
     )
     parser.add_argument("checkpoint", type=Path, help="checkpoint, or a work directory, meaning its last one")
-    parser.add_argument("--out", type=Path, help="the picture (default: attention.png beside the checkpoint)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="the picture (default: attention.png, tokens.png or, with experts_patches.png, experts.png beside the "
+        "checkpoint)",
+    )
     parser.add_argument(
         "--images", type=int, default=4, help="images, spread over the test data (default: %(default)s)"
     )
@@ -40,4 +47,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    exit_with_message(draw_attention_maps, **vars(parse_args()))
+    exit_with_message(visualize, **vars(parse_args()))

@@ -4,7 +4,6 @@ Shapes: B batch, L tokens, N heads, K query/key width, V value width.
 """
 
 import importlib
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -13,15 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gatedvision.benchmark.correctness import check_errors, relative_error
 from gatedvision.benchmark.report import DTYPES, Cell, Report, current_device
-from gatedvision.benchmark.timing import Spread, record_graph, time_call
+from gatedvision.benchmark.timing import note, time_call, time_replay
 from gatedvision_kernels import bidirectional_gla, bidirectional_gla_reference
 
 Operator = Callable[..., Tensor]
 
 INPUTS = ("query", "key", "value", "log_decay_forward", "log_decay_backward")
-# Largest root mean square of the error, relative to that of the right values.
-ERROR_LIMITS = {torch.bfloat16: 1e-2, torch.float16: 5e-3, torch.float32: 1e-5}
 SOFTMAX_WIDTH = 64
 
 
@@ -101,25 +99,13 @@ def check_operator(operator: Operator, inputs: Sequence[Tensor]) -> float:
     wide = [x[samples].double() for x in inputs]
     expected = _output_and_gradients(bidirectional_gla_reference, wide, doutput[samples].double())
     names = ("output", *(f"gradient of {name}" for name in INPUTS))
-    errors = {n: _relative_error(a[samples], e) for n, a, e in zip(names, actual, expected, strict=True)}
-    limit = ERROR_LIMITS[inputs[0].dtype]
-    for name, error in errors.items():
-        # A NaN is above every limit.
-        if not error <= limit:
-            raise ValueError(f"not timed, {name} is wrong: relative error {error:.2g}, limit {limit:g}")
-    return errors["output"]
+    return check_errors(names, [x[samples] for x in actual], expected)
 
 
 def _output_and_gradients(operator: Operator, inputs: Sequence[Tensor], doutput: Tensor) -> tuple[Tensor, ...]:
     leaves = [x.detach().requires_grad_() for x in inputs]
     output = operator(*leaves)
     return output.detach(), *torch.autograd.grad(output, leaves, doutput)
-
-
-def _relative_error(actual: Tensor, expected: Tensor) -> float:
-    error, size = (x.square().mean().sqrt().item() for x in (actual.double() - expected, expected))
-    # The gates of a single token have no effect.
-    return error / size if size else error
 
 
 def _time_fla(inputs: Sequence[Tensor], floors: tuple[float, float], seconds: float) -> list[dict[str, Cell]]:
@@ -130,10 +116,10 @@ def _time_fla(inputs: Sequence[Tensor], floors: tuple[float, float], seconds: fl
         operator = partial(_two_passes, importlib.import_module("fla.ops.gla").chunk_gla)
         query, key, value, forward, backward = (x[:1].double() for x in inputs)
         expected = bidirectional_gla_reference(query, key, value, forward, backward)
-        error = _relative_error(operator(*inputs)[:1], expected)
+        error = relative_error(operator(*inputs)[:1], expected)
         return _time_passes("fla chunk_gla, two passes", operator, inputs, floors, error, seconds)
     except Exception as error:  # whatever a package raises that does not fit this torch, triton or GPU
-        _note("fla", error)
+        note("fla", error)
         return []
 
 
@@ -168,26 +154,14 @@ def _time_passes(
     rows = []
     for index, (which, call) in enumerate({"forward": forward, "forward + backward": forward_and_backward}.items()):
         eager = time_call(call, doutput.device, seconds, flush=True)
-        replayed = _time_replay(f"{name}, {which}", call, seconds) if doutput.is_cuda else None
+        replayed = time_replay(f"{name}, {which}", call, seconds) if doutput.is_cuda else None
         floor = floors[index] if floors else None
         row: dict[str, Cell] = {"operator": name, "pass": which}
         row["eager ms (20–80 %)"] = eager
         row["CUDA graph ms (20–80 %)"] = replayed
         row["floor ms"] = floor
         row["times the floor"] = (replayed or eager).median / floor if floor else None
+        row["roofline (%)"] = 100 * floor / (replayed or eager).median if floor else None
         row["output error"] = error
         rows.append(row)
     return rows
-
-
-def _time_replay(name: str, call: Callable[[], None], seconds: float) -> Spread | None:
-    try:
-        replay = record_graph(call)
-    except Exception as error:  # whatever a peer does that a graph cannot hold
-        _note(f"CUDA graph of {name}", error)
-        return None
-    return time_call(replay, torch.device("cuda"), seconds, flush=True)
-
-
-def _note(subject: str, error: Exception) -> None:
-    print(f"n/a: {subject}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -1,143 +1,264 @@
-"""Images per second of classification models, in inference and in training."""
+"""Images per second of models of images, in inference and in training, timed in turns."""
 
 import copy
-import sys
+import gc
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
-import timm
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-import gatedvision  # noqa: F401  registers the models
+from gatedvision.benchmark.correctness import check_outputs, fill_constants, settle_norms
 from gatedvision.benchmark.report import DTYPES, Cell, Report, current_device
-from gatedvision.benchmark.timing import Spread, time_call
+from gatedvision.benchmark.sources import count_macs, create_model
+from gatedvision.benchmark.steps import inference_step, tensors_of, training_step
+from gatedvision.benchmark.timing import Spread, note, time_in_turns
 
 MODES = {"inference": ["inference"], "training": ["training"], "both": ["inference", "training"]}
+EAGER = "eager"
+RATE, RATIO, MEMORY = "images/s (20–80 %)", "times yardstick", "peak memory (GiB)"
+OUT_OF_MEMORY = "out of memory: take a smaller batch, or hold fewer models at once (--together)"
+# Of a whole model, relative: kernels in float32 sum in another order than plain torch; compiled code rounds elsewhere
+# to the dtype, on a GPU to TF32 for float32. Faults are far above.
+KERNEL_LIMIT = 1e-3
+COMPILED_LIMITS = {torch.bfloat16: 0.1, torch.float16: 0.03, torch.float32: 0.01}
+CHECKED_IMAGES = 2
+# Models of one class share the code that torch.compile looks at, and each counts as a recompilation of it.
+RECOMPILE_LIMIT = 1000
+
+
+class Condition(NamedTuple):
+    """What all models of a comparison have in common.
+
+    Args:
+        mode: ``"inference"`` or ``"training"``.
+        form: ``"eager"``, or a mode of ``torch.compile``.
+        size: side of an image, pixels.
+        batch: images per step.
+        dtype: of inference, or of autocast.
+        layout: of weights and images.
+    """
+
+    mode: str
+    form: str
+    size: int
+    batch: int
+    dtype: torch.dtype
+    layout: torch.memory_format
+
+    def describe(self) -> str:
+        """Name it in a line."""
+        return f"{self.mode}, {self.form}, {self.size} pixels, batch {self.batch}"
+
+
+class Run(NamedTuple):
+    """A model that is ready to be timed.
+
+    Args:
+        step: one step of it.
+        memory: what it takes beside other models, GiB; ``None`` without a GPU.
+    """
+
+    step: Callable[[], Any]
+    memory: float | None
 
 
 def benchmark_models(
     names: Sequence[str],
-    batch_size: int = 128,
-    img_size: int = 224,
+    batch_sizes: Sequence[int] = (128,),
+    img_sizes: Sequence[int] = (224,),
     dtype: str = "bf16",
     mode: str = "both",
-    compile: str | None = None,
+    forms: Sequence[str] | None = None,
     channels_last: bool = False,
+    yardstick: str | None = None,
+    together: int = 8,
     seconds: float = 3.0,
 ) -> Report:
-    """Time models on random images.
+    """Time models on random images, against each other.
 
     Inference runs in ``dtype`` throughout. A training step is forward pass, backward pass and AdamW on float32
-    weights, under autocast to ``dtype``.
+    weights, under autocast to ``dtype``; :func:`~gatedvision.benchmark.steps.training_step` says of which loss.
+
+    For each size, batch, mode and form, models are built and compiled once, held on the device side by side, and
+    timed in turns: A B C A B C, each turn many steps. More than ``together`` of them make several groups, one after
+    the other in the order given; the yardstick takes part in each, and ratios are to it within the group. Memory is
+    what a model takes beside the others.
+
+    Before anything is timed, models of this package are compared with their reference on a GPU: float32 logits of two
+    images, with those of the same weights on the CPU, where operators follow their plain definitions. A compiled
+    model's inference is compared with the same model's, not compiled. Models of others are taken as they are. What
+    cannot be run has no figures and a line on stderr.
 
     Args:
-        names: any of timm's models.
-        batch_size: images per step.
-        img_size: side of an image, pixels.
+        names: what :func:`~gatedvision.benchmark.sources.create_model` takes.
+        batch_sizes: images per step.
+        img_sizes: sides of an image, pixels.
         dtype: ``"bf16"``, ``"fp16"`` or ``"fp32"``.
         mode: ``"inference"``, ``"training"`` or ``"both"``.
-        compile: mode of ``torch.compile``, such as ``"default"`` or ``"reduce-overhead"``; ``None`` does not compile.
+        forms: ``"eager"``, or modes of ``torch.compile``, such as ``"default"`` or ``"reduce-overhead"``; ``"eager"``
+            alone by default.
         channels_last: lay weights and images out with channels last.
+        yardstick: a model, among ``names`` or not, to which rates are given as ratios, in the same form.
+        together: models held on the device at once, beside the yardstick.
         seconds: time to spend on each measurement.
 
     Raises:
-        ValueError: a model is unknown, a size is not positive, or memory runs out.
+        ValueError: a model is unknown or wrong, a size is not positive, or nothing could be timed.
     """
-    for name, size in {"batch size": batch_size, "image size": img_size, "seconds": seconds}.items():
+    sizes = [*(("batch size", size) for size in batch_sizes), *(("image size", size) for size in img_sizes)]
+    for name, size in [*sizes, ("together", together), ("seconds", seconds)]:
         if size <= 0:
             raise ValueError(f"{name} must be positive, got {size}")
-    for name in names:
-        if not timm.is_model(name):
-            raise ValueError(f"unknown model {name!r}: timm.list_models() has the known ones")
+    names = list(dict.fromkeys([*([] if yardstick is None else [yardstick]), *names]))
+    facts = {(name, size): _describe(name, size) for size in img_sizes for name in names}
     layout = torch.channels_last if channels_last else torch.contiguous_format
     rows: list[dict[str, Cell]] = []
-    for name in names:
-        for which in MODES[mode]:
+    # The shapes stay, so the fastest convolutions are worth looking for.
+    with (
+        torch._dynamo.config.patch(cache_size_limit=RECOMPILE_LIMIT),
+        torch.backends.cudnn.flags(enabled=True, benchmark=True),
+    ):
+        for size, batch, which, form in product(img_sizes, batch_sizes, MODES[mode], forms or [EAGER]):
             torch.compiler.reset()
-            model = _create(name, img_size)
-            row: dict[str, Cell] = {"model": name, "mode": which}
-            macs, parameters = count_macs(model, img_size), sum(p.numel() for p in model.parameters())
-            model = model.to(device=current_device(), memory_format=layout)  # pyright: ignore[reportCallIssue]
-            images = torch.randn(batch_size, 3, img_size, img_size, device=current_device()).to(memory_format=layout)
-            prepare = _inference if which == "inference" else _training
-            try:
-                row |= _measure(prepare(model, images, DTYPES[dtype], compile), batch_size, seconds)
-            except torch.OutOfMemoryError as error:
-                raise ValueError(f"{name} runs out of memory in {which}: take a smaller batch") from error
-            rows.append({**row, "parameters (M)": parameters / 1e6, "GMACs per image": macs and macs / 1e9})
-    options = [dtype, f"batch {batch_size}, {img_size} x {img_size}"]
-    options += [f"compiled ({compile})"] * bool(compile) + ["channels last"] * channels_last
+            condition = Condition(which, form, size, batch, DTYPES[dtype], layout)
+            measured = _compare(names, yardstick, together, condition, seconds)
+            rows += [{**row, **facts[str(row["model"]), size]} for row in measured]
+    if all(row[RATE] is None for row in rows):
+        raise ValueError(f"nothing could be timed of {', '.join(names)}: see the lines above")
+    options = [dtype] + ["channels last"] * channels_last + ([f"yardstick {yardstick}"] if yardstick else [])
     return Report(", ".join(options), rows)
 
 
-def count_macs(model: nn.Module, img_size: int) -> int | None:
-    """Count the multiply-adds of convolutions and matrix products for one image, without computing them.
-
-    Bidirectional gated linear attention counts with the matrix products of its plain torch form, which are a few
-    per cent more than those of the recurrence.
+def check_model(name: str, model: nn.Module, reference: nn.Module, images: Tensor) -> float:
+    """Compare the outputs of two modules of the same kind with the same weights, in float32.
 
     Args:
-        model: on any device; it stays as it is.
-        img_size: side of the image, pixels.
+        name: what is compared, for the message.
+        model: on its device. Its weights are those of ``reference`` afterwards.
+        reference: on the CPU. Weights that hide others are drawn anew, and batch norms adapted to the images.
+        images: ``[B, C, H, W]``, on the CPU.
 
     Returns:
-        The number, or ``None`` for a model that cannot run without data.
+        The error relative to the size of the output.
+
+    Raises:
+        ValueError: it is above the limit.
     """
-    shadow = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
+    fill_constants(reference)
+    settle_norms(reference, images)
+    model.load_state_dict(reference.state_dict())
+    device = next(model.parameters()).device
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        actual, expected = model.eval()(images.to(device)), reference.eval()(images)
+    return check_outputs(name, tensors_of(actual), tensors_of(expected), KERNEL_LIMIT)
+
+
+def _describe(name: str, size: int) -> dict[str, Cell]:
+    """Return the columns that do not depend on how a model is run, once it has been found right.
+
+    Raises:
+        ValueError: it is wrong, or does not run on such images.
+    """
+    torch.manual_seed(0)
+    model = create_model(name, size)
+    macs, parameters = count_macs(model, size), sum(p.numel() for p in model.parameters())
+    row: dict[str, Cell] = {"parameters (M)": parameters / 1e6, "GMACs per image": macs and macs / 1e9}
+    error = None
+    if current_device().type == "cuda" and type(model).__module__.startswith("gatedvision."):
+        twin = copy.deepcopy(model).to(current_device())
+        try:
+            error = check_model(f"{name} at {size} pixels", twin, model, torch.randn(CHECKED_IMAGES, 3, size, size))
+        except RuntimeError as obstacle:
+            message = " ".join(str(obstacle).split())
+            raise ValueError(f"cannot run {name!r} on images of {size} pixels: {message}") from obstacle
+    return {**row, "output error": error}
+
+
+def _compare(
+    names: Sequence[str], yardstick: str | None, together: int, condition: Condition, seconds: float
+) -> list[dict[str, Cell]]:
+    """Time models under one condition, in groups."""
+    others = [name for name in names if name != yardstick]
+    first = [] if yardstick is None else [yardstick]
+    rows: dict[str, dict[str, Cell]] = {}
+    runs: dict[str, Run | None] = {}
+    for start in range(0, max(1, len(others)), together):
+        runs = {name: run for name, run in runs.items() if name == yardstick}
+        _free_memory()
+        for name in [*first, *others[start : start + together]]:
+            if name not in runs:
+                runs[name] = _try_to_prepare(name, condition)
+        # The yardstick's row is that of the first group.
+        rows = {**_time_group(runs, yardstick, condition, seconds), **rows}
+    runs.clear()
+    _free_memory()
+    return [rows[name] for name in names]
+
+
+def _time_group(
+    runs: dict[str, Run | None], yardstick: str | None, condition: Condition, seconds: float
+) -> dict[str, dict[str, Cell]]:
+    ready = {name: run.step for name, run in runs.items() if run is not None}
+    times: dict[str | None, Spread] = {}
     try:
-        with FlopCounterMode(display=False) as counter:
-            shadow(torch.empty(1, 3, img_size, img_size, device="meta"))
-    except Exception as error:  # whatever a model does with numbers that are not there
-        print(f"n/a: GMACs of {type(model).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
-        return None
-    return counter.get_total_flops() // 2
+        times.update(zip(ready, time_in_turns(list(ready.values()), current_device(), seconds), strict=True))
+    except torch.OutOfMemoryError:
+        note(f"{', '.join(ready)}, {condition.describe()}", MemoryError(OUT_OF_MEMORY))
+    return {name: _row(name, condition, times.get(name), times.get(yardstick), run) for name, run in runs.items()}
 
 
-def _create(name: str, img_size: int) -> nn.Module:
-    config = timm.get_pretrained_cfg(name)
-    # Only models with a fixed grid of patches are built for a size; others take any, or say so.
-    options: dict[str, Any] = {"img_size": img_size} if config is not None and config.fixed_input_size else {}
-    return timm.create_model(name, in_chans=3, **options)
+def _row(
+    name: str, condition: Condition, time: Spread | None, standard: Spread | None, run: Run | None
+) -> dict[str, Cell]:
+    row: dict[str, Cell] = {"model": name, "mode": condition.mode, "form": condition.form}
+    row |= {"size": condition.size, "batch": condition.batch}
+    # The slow steps give the low rates.
+    ordered = time and (time.median, time.high, time.low)
+    row[RATE] = ordered and Spread(*(1e3 * condition.batch / ms for ms in ordered))
+    row[RATIO] = standard.median / time.median if standard and time else None
+    row[MEMORY] = run and run.memory
+    return row
 
 
-def _inference(model: nn.Module, images: Tensor, dtype: torch.dtype, compile: str | None) -> Callable[[], Any]:
-    model = model.eval().to(dtype)
-    images = images.to(dtype)
-    run = torch.compile(model, mode=compile) if compile else model
-    return torch.inference_mode()(lambda: run(images))
+def _try_to_prepare(name: str, condition: Condition) -> Run | None:
+    subject = f"{name}, {condition.describe()}"
+    try:
+        return _prepare(name, condition)
+    except torch.OutOfMemoryError:
+        note(subject, MemoryError(OUT_OF_MEMORY))
+    except Exception as error:  # whatever a model or its compiler raises
+        note(subject, error)
+    _free_memory()
+    return None
 
 
-def _training(model: Any, images: Tensor, dtype: torch.dtype, compile: str | None) -> Callable[[], Any]:
-    device = images.device.type
-    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-4, fused=device == "cuda")
-    scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
-    run = torch.compile(model, mode=compile) if compile else model
-    labels = torch.randint(model.num_classes, (len(images),), device=device)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            loss = F.cross_entropy(run(images), labels)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-
-    return step
-
-
-def _measure(step: Callable[[], Any], batch_size: int, seconds: float) -> dict[str, Cell]:
+def _prepare(name: str, condition: Condition) -> Run:
+    """Build a model, compile it, run it until it is warm, and see what memory it takes."""
     device = current_device()
     on_gpu = device.type == "cuda"
-    # The shapes stay, so the fastest convolutions are worth looking for.
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+    held = torch.cuda.memory_allocated() if on_gpu else 0
+    mode, form, size, batch, dtype, layout = condition
+    torch.manual_seed(0)
+    model = create_model(name, size).to(device=device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+    images = torch.randn(batch, 3, size, size, device=device).to(memory_format=layout)
+    prepare = inference_step if mode == "inference" else training_step
+    step = prepare(model, images, dtype, None if form == EAGER else form)
+    step()
+    if mode == "inference" and form != EAGER:
+        expected = [x.clone() for x in tensors_of(prepare(model, images, dtype)())]
+        check_outputs(f"{name}, compiled", tensors_of(step()), expected, COMPILED_LIMITS[dtype])
+    if not on_gpu:
+        return Run(step, None)
+    torch.cuda.reset_peak_memory_stats()
+    # CUDA graphs are recorded on the way.
+    for _ in range(3):
         step()
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        time = time_call(step, device, seconds)
-    # The slow steps give the low rates.
-    rate = Spread(*(1e3 * batch_size / ms for ms in (time.median, time.high, time.low)))
-    peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None
-    return {"images/s (20–80 %)": rate, "peak memory (GiB)": peak}
+    return Run(step, (torch.cuda.max_memory_allocated() - held) / 2**30)
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,10 +31,12 @@ class Report:
 
     def to_markdown(self, command: str) -> str:
         """Return one line with device, versions, title and command, and the table below it."""
-        columns = list(self.rows[0])
-        lines = [columns, ["---"] * len(columns), *([_text(row[name]) for name in columns] for row in self.rows)]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return f"{device_name()}; {_versions_line()}; {self.title}; `{command}`\n\n{table}"
+        return f"{device_name()}; {_versions_line()}; {self.title}; `{command}`\n\n{markdown_table(self.rows)}"
+
+    def write(self, path: Path, command: str) -> None:
+        """Write the report as JSON, and beside it, as ``.md``, as Markdown."""
+        self.write_json(path, command)
+        path.with_suffix(".md").write_text(f"{self.to_markdown(command)}\n")
 
     def write_json(self, path: Path, command: str) -> None:
         """Write the same, unrounded, as JSON; a spread has ``median``, ``low`` and ``high``."""
@@ -46,6 +49,25 @@ class Report:
             "rows": self.rows,
         }
         path.write_text(json.dumps(content, indent=2, default=asdict) + "\n")
+
+
+def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return rows of the same keys as a table, numbers with four digits and ``n/a`` for ``None``."""
+    columns = list(rows[0])
+    lines = [columns, ["---"] * len(columns), *([_text(row[name]) for name in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def check_out(path: Path) -> Path:
+    """Return a file for a report if it can be one, and make its folder.
+
+    Raises:
+        ValueError: its name does not end in ``.json``.
+    """
+    if path.suffix != ".json":
+        raise ValueError(f"the file of the results must end in .json, got '{path}'; the table goes beside it as .md")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def current_device() -> torch.device:

@@ -1,7 +1,8 @@
 """How long a call takes, as a user calls it and without the host."""
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 # More than the last-level cache of any GPU so far.
 FLUSHED_BYTES = 2**28
 MIN_RUNS, MAX_RUNS = 5, 2000
+# Of each call, where several are timed against each other.
+TURNS = 5
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,31 @@ def time_call(call: Callable[[], Any], device: torch.device, seconds: float, flu
         flush: empty the GPU's cache before each call. That takes it about 0.1 ms, in which the host goes ahead.
     """
     call()
-    measure = _gpu_times if device.type == "cuda" else _cpu_times
-    estimate = max(*measure(call, 2, flush), 1e-3)
-    runs = min(max(MIN_RUNS, int(seconds * 1e3 / estimate)), MAX_RUNS)
+    measure, runs = _plan(call, device, seconds, flush)
     if device.type == "cuda":
         measure(call, runs, flush)
-    times = torch.tensor(measure(call, runs, flush), dtype=torch.float64)
-    return Spread(*torch.quantile(times, torch.tensor([0.5, 0.2, 0.8], dtype=torch.float64)).tolist())
+    return _spread(measure(call, runs, flush))
+
+
+def time_in_turns(calls: Sequence[Callable[[], Any]], device: torch.device, seconds: float) -> list[Spread]:
+    """Time calls against each other, warm, in milliseconds: A B C, A B C and so on, so that drift meets all alike.
+
+    Args:
+        calls: what to time; each is called several times when it is its turn, after one call that does not count.
+        device: as in :func:`time_call`.
+        seconds: time to spend on each call, once for warming up and once for timing, in 5 turns.
+    """
+    for call in calls:
+        call()
+    plans = [_plan(call, device, seconds) for call in calls]
+    times: list[list[float]] = [[] for _ in calls]
+    warming = TURNS if device.type == "cuda" else 0
+    for turn in range(warming + TURNS):
+        for call, (measure, runs), found in zip(calls, plans, times, strict=True):
+            measured = measure(call, 1 + -(-runs // TURNS), False)
+            if turn >= warming:
+                found += measured[1:]
+    return [_spread(found) for found in times]
 
 
 def record_graph(call: Callable[[], Any]) -> Callable[[], None]:
@@ -62,6 +83,50 @@ def record_graph(call: Callable[[], Any]) -> Callable[[], None]:
     with torch.cuda.graph(graph):
         call()
     return graph.replay
+
+
+def time_replay(name: str, call: Callable[[], Any], seconds: float, flush: bool = True) -> Spread | None:
+    """Time a call as a replayed CUDA graph; ``None``, and a line on stderr, if none can hold it.
+
+    Args:
+        name: what is called, for that line.
+        call: what to time.
+        seconds: as in :func:`time_call`.
+        flush: as in :func:`time_call`.
+    """
+    try:
+        replay = record_graph(call)
+    except Exception as error:  # whatever a peer does that a graph cannot hold
+        note(f"CUDA graph of {name}", error)
+        return None
+    return time_call(replay, torch.device("cuda"), seconds, flush)
+
+
+def peak_memory(call: Callable[[], Any]) -> float:
+    """Return the memory that a call takes on the current GPU beside what is held already, MiB."""
+    held = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    return (torch.cuda.max_memory_allocated() - held) / 2**20
+
+
+def note(subject: str, error: Exception) -> None:
+    """Say on stderr what could not be measured, and why."""
+    print(f"n/a: {subject}: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def _plan(
+    call: Callable[[], Any], device: torch.device, seconds: float, flush: bool = False
+) -> tuple[Callable[..., list[float]], int]:
+    """Return what measures a call on this device, and how often to measure it."""
+    measure = _gpu_times if device.type == "cuda" else _cpu_times
+    estimate = max(*measure(call, 2, flush), 1e-3)
+    return measure, min(max(MIN_RUNS, int(seconds * 1e3 / estimate)), MAX_RUNS)
+
+
+def _spread(times: Sequence[float]) -> Spread:
+    quantiles = torch.tensor([0.5, 0.2, 0.8], dtype=torch.float64)
+    return Spread(*torch.quantile(torch.tensor(times, dtype=torch.float64), quantiles).tolist())
 
 
 def _cpu_times(call: Callable[[], Any], runs: int, flush: bool) -> list[float]:

@@ -5,18 +5,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import DATASETS
 from PIL import Image
 from torch import Tensor
 
-from gatedvision.engine.checkpoint_file import (
-    CheckpointError,
-    find_last_checkpoint,
-    load_weights,
-    read_checkpoint,
-    select_weights,
-)
+from gatedvision.engine.chosen_images import choose_images
 from gatedvision.engine.launch import load_config
+from gatedvision.engine.trained_model import load_trained
 from gatedvision.tasks._attention_picture import draw_attention_grid, mean_by_region, overlay_heat
 from gatedvision.tasks._label_picture import draw_labels
 from gatedvision.tasks.medical_segmentation import MedicalSegmentation, middle_slice, to_picture
@@ -59,53 +54,28 @@ def draw_attention_maps(
     """
     if images < 1:
         raise ValueError(f"images must be at least 1, got {images}")
-    cfg = load_config(config, cfg_options=cfg_options)
-    found = find_last_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint
-    if found is None:
-        raise CheckpointError(f"no checkpoint in {checkpoint}")
-    state_dict, _ = select_weights(read_checkpoint(found), weights)
-    if cfg.model.get("network", {}).get("pretrained"):
-        cfg.model.network.pretrained = False
-    model: Any = MODELS.build(cfg.model)
-    if not isinstance(model, MedicalSegmentation):
-        raise ValueError(f"{config} is no MedicalSegmentation but a {type(model).__name__}; only that one has gates")
-    load_weights(model, state_dict, str(found))
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model.to(place).eval()
-    dataset: Any = DATASETS.build(cfg.test_dataloader.dataset)
+    kind = load_config(config, cfg_options=cfg_options).model.type
+    if kind is not MedicalSegmentation:
+        raise ValueError(f"{config} is no MedicalSegmentation but a {kind.__name__}; only that one has gates")
+    trained = load_trained(config, checkpoint, weights, device, cfg_options)
+    model = trained.task
+    dataset: Any = DATASETS.build(trained.cfg.test_dataloader.dataset)
     rows, sums, counts = [], torch.zeros(()), torch.zeros(3, dtype=torch.float64)
-    for index in _choose(dataset, images, names):
+    for _, index in choose_images(dataset, images, names):
         sample = dataset[index]
-        label_map, gates = model.attend(sample["inputs"].to(place))
+        label_map, gates = model.attend(sample["inputs"].to(trained.device))
         label_map, gates = label_map.cpu(), gates.float().cpu()
         rows.append(_draw_row(sample, label_map, gates, dataset.metainfo["classes"], model.ignore_index))
         total, count = mean_by_region(gates, sample["labels"], model.ignore_index)
         sums, counts = sums + total, counts + count
-    path = out or found.parent / "attention.png"
+    path = out or trained.checkpoint.parent / "attention.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_attention_grid(rows).save(path)
     means: list[dict[str, float]] = [dict(zip(_REGIONS, gate, strict=True)) for gate in (sums / counts).tolist()]
     for number, gate in enumerate(means, 1):
         print(f"gate {number}: mean coefficient " + ", ".join(f"{name} {value:.3f}" for name, value in gate.items()))
-    print(f"drew '{path}': {len(rows)} images, {len(means)} gates of '{found}'")
+    print(f"drew '{path}': {len(rows)} images, {len(means)} gates of '{trained.checkpoint}'")
     return means
-
-
-def _choose(dataset: Any, images: int, names: Sequence[str] | None) -> list[int]:
-    """Which images to draw.
-
-    Raises:
-        ValueError: there is none of such a name.
-    """
-    if names is None:
-        count = min(images, len(dataset))
-        return [index * len(dataset) // count for index in range(count)]
-    files = getattr(dataset, "samples", None)
-    known = [name for *_, name in files] if files else [dataset[index]["name"] for index in range(len(dataset))]
-    for name in names:
-        if name not in known:
-            raise ValueError(f"no image '{name}' in the test data; they are called like '{known[0]}'")
-    return [known.index(name) for name in names]
 
 
 def _draw_row(

@@ -24,7 +24,7 @@ from gatedvision.engine.show_hook import ShowPredictions
 
 # What a mistake of the user raises, and a loss that diverges.
 _MISTAKES = (ValueError, TypeError, OSError, ModuleNotFoundError, NonFiniteError)
-_ENGINE_KEYS = {"amp", "compile", "find_unused_parameters", "weights"}
+_ENGINE_KEYS = {"amp", "compile", "expert_parallel", "find_unused_parameters", "weights"}
 
 
 def train(
@@ -121,6 +121,8 @@ def evaluate(
     # The training part would only be built to be thrown away.
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr"):
         cfg.pop(key, None)
+    # Each process evaluates by itself, and one will do.
+    cfg.pop("expert_parallel", None)
     with joined_processes(launcher) as cfg.launcher:
         runner = Runner.from_cfg(cfg)
         # The weights are chosen by load_from; EMAHook would only keep a second copy of them.

@@ -11,8 +11,15 @@ class Progress(LogProcessor):
     """mmengine's log lines with the rate in images per second and, without a GPU, the memory of the process.
 
     Rows in ``scalars.json`` and TensorBoard carry both ``iter`` and ``epoch``, and the loss of a validation is called
-    ``val_loss``, so that its curve stays apart from the training's ``loss``.
+    ``val_loss``, so that its curve stays apart from the training's ``loss``. The parts of a loss are averaged over the
+    window as the loss is.
+
+    Args:
+        **kwargs: arguments of mmengine's ``LogProcessor``.
     """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"mean_pattern": r".*(loss|time|grad_norm|cross_entropy|auxiliary).*", **kwargs})
 
     def get_log_after_iter(self, runner: Runner, batch_idx: int, mode: str) -> tuple[dict[str, Any], str]:
         """Describe the latest iterations.

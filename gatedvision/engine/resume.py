@@ -19,7 +19,7 @@ def resume_training(runner: Any, path: Path) -> None:
     Raises:
         CheckpointError: the checkpoint is unreadable, holds no training state, or belongs to another setting.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = runner.experts.cut_checkpoint(read_checkpoint(path), runner.optim_wrapper)
     meta = checkpoint["meta"]
     _check_setting(runner, checkpoint, path)
     if meta["seed"] != runner.seed:
@@ -33,10 +33,13 @@ def resume_training(runner: Any, path: Path) -> None:
         scheduler.load_state_dict(state)
     runner.message_hub.load_state_dict(restore_histories(checkpoint["message_hub"]))
     states = checkpoint["processes"]
-    if len(states) != runner.world_size:
-        runner.logger.warning(f"{path} is of {len(states)} processes, this run of {runner.world_size}: not exact")
-    state = states[runner.rank] if len(states) == runner.world_size else None
-    runner.train_loop.start_from(meta["epoch"], meta["iter"], state)
+    saved, own = (len(states), meta.get("expert_parallel", 1)), (runner.world_size, runner.experts.size)
+    if saved != own:
+        runner.logger.warning(
+            f"{path} is of {saved[0]} processes (expert_parallel {saved[1]}), "
+            f"this run of {own[0]} (expert_parallel {own[1]}): not exact"
+        )
+    runner.train_loop.start_from(meta["epoch"], meta["iter"], states[runner.rank] if saved == own else None)
     runner.logger.info(f"resumed {path} at epoch {meta['epoch']}, iteration {meta['iter']}")
 
 

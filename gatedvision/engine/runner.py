@@ -21,6 +21,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 from mmengine.runner.utils import set_random_seed
+from mmengine.utils import get_object_from_string
 from mmengine.visualization import TensorboardVisBackend, Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
@@ -34,6 +35,7 @@ from gatedvision.engine.checkpoint_file import (
     select_weights,
 )
 from gatedvision.engine.distributed import wrap_data_parallel
+from gatedvision.engine.expert_parallel import ExpertParallel
 from gatedvision.engine.loops import TestLoop, TrainLoop, ValLoop
 from gatedvision.engine.param_groups import ParamGroups
 from gatedvision.engine.resume import resume_training
@@ -46,7 +48,8 @@ class Runner(mmengine.runner.Runner):
     """Builds everything a config describes, trains and evaluates it.
 
     Besides mmengine's keys a config may have ``amp`` (see the module), ``compile`` (a bool, or arguments of
-    ``torch.compile``) and ``weights`` (``"ema"`` or ``"raw"``: which weights of ``load_from`` to take).
+    ``torch.compile``), ``weights`` (``"ema"`` or ``"raw"``: which weights of ``load_from`` to take) and
+    ``expert_parallel`` (over how many processes to spread experts, see :class:`ExpertParallel`).
     """
 
     def set_randomness(self, seed: int | None, diff_rank_seed: bool = True, deterministic: bool = False) -> None:
@@ -72,16 +75,22 @@ class Runner(mmengine.runner.Runner):
             The model, wrapped if there are several processes.
 
         Raises:
-            ValueError: a wrapper is configured.
+            ValueError: a wrapper is configured, or experts cannot be spread as the config wants it.
         """
         if model_wrapper_cfg is not None:
             raise ValueError("model_wrapper_cfg is not supported: the engine wraps the model itself")
+        self.experts = ExpertParallel(model, self.cfg.get("expert_parallel", 1))
         model = model.to(get_device())
         if not self.distributed:
             return revert_sync_batchnorm(model)
         # What one of several optimizers minimises reaches its own part of the model only.
         find_unused = self.cfg.get("find_unused_parameters", False) or has_several(self.cfg.get("optim_wrapper"))
         return wrap_data_parallel(model, find_unused)
+
+    def _init_model_weights(self) -> None:
+        # mmengine would give all processes the experts of the first. The rest has been made equal by the wrapper.
+        if self.experts.size == 1:
+            super()._init_model_weights()
 
     @staticmethod
     def build_dataloader(
@@ -116,6 +125,8 @@ class Runner(mmengine.runner.Runner):
         if isinstance(collate, dict):
             collate_options = dict(collate)
             kind: Any = collate_options.pop("type")
+            # A name, in the config that a run leaves in its work directory.
+            kind = get_object_from_string(kind) if isinstance(kind, str) else kind
             collate = partial(kind, **collate_options)
         batches = EpochBatches(sampler, options.pop("batch_size"), options.pop("drop_last", False))
         # Its own generator: torch would draw the workers' seeds from the one that drop path and mixup use.
@@ -145,7 +156,7 @@ class Runner(mmengine.runner.Runner):
             if not options.pop("by_epoch", True):
                 raise ValueError("train_cfg: training is by epochs, so give by_epoch=True and max_epochs")
             loop = {"type": TrainLoop, **options}
-        return _with_fitting_classes(super().build_train_loop(loop))
+        return _with_fitting_data(super().build_train_loop(loop))
 
     def build_val_loop(self, loop: Any) -> Any:
         """Build the validation loop.
@@ -157,7 +168,7 @@ class Runner(mmengine.runner.Runner):
             The loop.
         """
         loop = super().build_val_loop({"type": ValLoop, **loop} if isinstance(loop, dict) else loop)
-        return _with_fitting_classes(loop)
+        return _with_fitting_data(loop)
 
     def build_test_loop(self, loop: Any) -> Any:
         """Build the evaluation loop.
@@ -169,7 +180,7 @@ class Runner(mmengine.runner.Runner):
             The loop.
         """
         loop = super().build_test_loop({"type": TestLoop, **loop} if isinstance(loop, dict) else loop)
-        return _with_fitting_classes(loop)
+        return _with_fitting_data(loop)
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimizer, in the precision of the config and with two groups of parameters.
@@ -182,7 +193,7 @@ class Runner(mmengine.runner.Runner):
             The wrapper.
 
         Raises:
-            ValueError: the model has no part of such a name.
+            ValueError: the model has no part of such a name, or its experts cannot be trained in this precision.
         """
         if isinstance(optim_wrapper, dict) and has_several(optim_wrapper):
             return Optimizers(**{name: self._build_part(name, config) for name, config in optim_wrapper.items()})
@@ -191,7 +202,9 @@ class Runner(mmengine.runner.Runner):
             optim_wrapper = {**defaults, **optim_wrapper}
             if optim_wrapper["type"] is AmpOptimWrapper:
                 optim_wrapper["amp"] = self.cfg.get("amp")
-        return super().build_optim_wrapper(optim_wrapper)
+        optim_wrapper = super().build_optim_wrapper(optim_wrapper)
+        self.experts.clip_together(optim_wrapper)
+        return optim_wrapper
 
     def _build_part(self, name: str, optim_wrapper: dict[str, Any]) -> OptimWrapper:
         """Build the optimizer of a part of the model.
@@ -267,7 +280,7 @@ class Runner(mmengine.runner.Runner):
             else:
                 resume_training(self, path)
         elif self._load_from is not None:
-            checkpoint = read_checkpoint(Path(self._load_from))
+            checkpoint = self.experts.cut_checkpoint(read_checkpoint(Path(self._load_from)))
             weights, which = select_weights(checkpoint, self.cfg.get("weights", "ema"))
             load_weights(unwrap(self.model), weights, str(self._load_from))
             self.call_hook("after_load_checkpoint", checkpoint={"state_dict": weights})
@@ -312,13 +325,15 @@ class Runner(mmengine.runner.Runner):
         self.logger.info(f"environment:\n{table}\nconfig:\n{self.cfg.pretty_text}")
 
 
-def _with_fitting_classes(loop: Any) -> Any:
-    """Return the loop if its data have as many classes as the model.
+def _with_fitting_data(loop: Any) -> Any:
+    """Return the loop if its data have as many classes as the model, and are spread as its experts need it.
 
     Raises:
         ValueError: they have not. A GPU would stop at the first label out of range without naming it, and labels of
-            another set of classes would pass for wrong predictions.
+            another set of classes would pass for wrong predictions. Or processes that share experts would have batches
+            of different sizes, and wait for each other.
     """
+    loop.runner.experts.check_batches(loop.dataloader)
     classes = getattr(loop.dataloader.dataset, "metainfo", {}).get("classes")
     num_classes = getattr(unwrap(loop.runner.model), "num_classes", None)
     if classes is not None and num_classes is not None and len(classes) != num_classes:

@@ -39,7 +39,8 @@ def capture_training_state(runner: Runner, epoch: int, iteration: int, with_opti
     """
     training: Any = runner
     processes = gather_from_processes(_capture_process_state(runner)) if with_optimizer else []
-    if runner.rank != 0:
+    # Where experts are spread, all processes have something to save.
+    if runner.rank != 0 and training.experts.size == 1:
         return None
     checkpoint: dict[str, Any] = {
         "meta": {
@@ -47,6 +48,7 @@ def capture_training_state(runner: Runner, epoch: int, iteration: int, with_opti
             "iter": iteration,
             "seed": runner.seed,
             "world_size": runner.world_size,
+            "expert_parallel": training.experts.size,
             "iters_per_epoch": len(runner.train_dataloader),
             "time": time.strftime("%Y-%m-%d %H:%M:%S"),
             "cfg": runner.cfg.pretty_text,
@@ -61,7 +63,8 @@ def capture_training_state(runner: Runner, epoch: int, iteration: int, with_opti
         checkpoint["processes"] = processes
     # EMAHook adds the average here, and puts it in the place of the weights.
     runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
-    return to_plain(checkpoint)
+    checkpoint = training.experts.join_checkpoint(checkpoint, training.optim_wrapper)
+    return to_plain(checkpoint) if runner.rank == 0 else None
 
 
 def all_schedulers(runner: Runner) -> list[Any]:

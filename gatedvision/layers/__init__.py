@@ -10,6 +10,8 @@ from gatedvision.layers.gated_conv import GatedConv2d, GatedUpsample2d, PaddedCo
 from gatedvision.layers.gated_conv3d import GatedConv3d
 from gatedvision.layers.gated_linear_attention import GatedLinearAttention
 from gatedvision.layers.global_filter import GlobalLocalFilter
+from gatedvision.layers.mixed_scale_attention import MixedScaleAttention
+from gatedvision.layers.mixed_scale_gate import MixedScaleGate
 from gatedvision.layers.moe import ExpertMlp, MoeMlp, SoftMoeMlp
 from gatedvision.layers.moe_routers import ExpertChoiceRouter, SoftRouter, TopKRouter
 from gatedvision.layers.multi_order_dwconv import MultiOrderDWConv
@@ -37,6 +39,8 @@ __all__ = [
     "GatedUpsample2d",
     "GlobalLocalFilter",
     "GridAttentionGate",
+    "MixedScaleAttention",
+    "MixedScaleGate",
     "MoeMlp",
     "MultiOrderDWConv",
     "MultiOrderGatedAggregation",

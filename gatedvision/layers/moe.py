@@ -7,9 +7,13 @@ from timm.layers import get_act_layer, register_notrace_module
 from torch import Tensor, nn
 
 from gatedvision.layers._autocast import to_autocast_dtype
+from gatedvision.layers.grouped_linear import grouped_linear
 from gatedvision.layers.moe_routers import ExpertChoiceRouter, SoftRouter, TopKRouter
 from gatedvision.layers.moe_routing import Routing
-from gatedvision_kernels import moe_combine, moe_dispatch
+from gatedvision_kernels import bias_gelu, moe_combine, moe_dispatch
+
+# Activations that one pass computes together with the bias before them, and torch's names of their forms.
+GELU_FORMS = {get_act_layer("gelu"): "none", get_act_layer("gelu_tanh"): "tanh"}
 
 
 class ExpertLinear(nn.Module):
@@ -50,8 +54,18 @@ class ExpertLinear(nn.Module):
                 self.weight.uniform_(-bound, bound)
                 self.bias.normal_(std=1e-6)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[E, R, in]``, R rows of each expert, to ``[E, R, out]``."""
+    def forward(self, x: Tensor, ends: Optional[Tensor] = None, add_bias: bool = True) -> Tensor:
+        """Map ``[E, R, in]``, R rows of each expert, to ``[E, R, out]``; or ``[R, in]`` to ``[R, out]``.
+
+        Args:
+            x: the rows.
+            ends: ``[E]`` int32, the row behind those of each expert in ``[R, in]``.
+            add_bias: false to leave the bias of ``[E, R, out]`` to what comes next.
+        """
+        if ends is not None:
+            return grouped_linear(x, self.weight, self.bias, ends)
+        if not add_bias:
+            return torch.bmm(x, self.weight)
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight)
 
 
@@ -89,9 +103,14 @@ class ExpertMlp(nn.Module):
         self.fc2 = ExpertLinear(num_experts, hidden_dim, dim, identical, **dd)
         self.drop = nn.Dropout(drop)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[E, R, C]``, R rows of each expert, to ``[E, R, C]``."""
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+    def forward(self, x: Tensor, ends: Optional[Tensor] = None) -> Tensor:
+        """Map ``[E, R, C]``, R rows of each expert, or ``[R, C]`` with the experts' ``ends``, as they come."""
+        form = GELU_FORMS.get(type(self.act))
+        if form is None or ends is not None:
+            hidden = self.act(self.fc1(x, ends))
+        else:
+            hidden = bias_gelu(self.fc1(x, add_bias=False), self.fc1.bias, approximate=form)
+        return self.drop(self.fc2(self.drop(hidden), ends))
 
 
 class LastForward:
@@ -117,7 +136,8 @@ class LastForward:
 class MoeMlp(nn.Module):
     """Experts with slots: tokens are dispatched into fixed buffers, and what the experts made of them combined.
 
-    Compute and memory of the experts follow the capacity, whatever tokens choose. A token without a slot gets 0.
+    Compute and memory of the experts follow the capacity, whatever tokens choose. A token without a slot gets 0. With
+    an infinite capacity nothing is dropped and nothing padded: experts work on as many tokens as chose them.
 
     Args:
         router: decides who goes where.
@@ -147,8 +167,11 @@ class MoeMlp(nn.Module):
         self.last.routing = routing if self.keep_routing else None
         slots = (routing.choice_of_slot, routing.slot_of_choice)
         buffers = moe_dispatch(narrow.flatten(0, 1), *slots)
-        buffers = self.experts(buffers.unflatten(0, (self.router.num_experts, -1)))
-        y = moe_combine(buffers.flatten(0, 1), routing.gates, *slots).view(x.shape)
+        if routing.ends is None:
+            buffers = self.experts(buffers.unflatten(0, (self.router.num_experts, -1))).flatten(0, 1)
+        else:
+            buffers = self.experts(buffers, routing.ends)
+        y = moe_combine(buffers, routing.gates, *slots).view(x.shape)
         return y if members == 1 else y.unflatten(1, (-1, members)).transpose(1, 2).flatten(0, 1)
 
 

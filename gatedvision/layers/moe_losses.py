@@ -1,7 +1,7 @@
 """Auxiliary losses that keep the experts of a mixture equally busy (arXiv:2106.05974, appendix A).
 
-Shapes: S tokens that are judged together, E experts; leading axes are groups. ``present`` ``[..., S]`` is 1 for tokens
-and 0 for the places that no token takes.
+Shapes: S tokens that are judged together, E experts; leading axes are groups. ``present`` ``[..., S]`` is true for
+tokens and false for the places that no token takes.
 """
 
 import torch

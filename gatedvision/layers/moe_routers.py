@@ -3,6 +3,7 @@
 All compute in float32, whatever autocast says, and in float64 for float64 input. Noise exists in training only.
 """
 
+import math
 from typing import Any, Optional
 
 import torch
@@ -21,22 +22,12 @@ from gatedvision.layers.moe_routing import (
     choose_experts,
     choose_tokens,
     cut_into_groups,
+    place_all,
     place_choices,
     take_turns,
 )
 
 MODES = ("both", "train", "eval")
-
-
-def check_capacity(capacity_factor: float) -> float:
-    """Return a capacity factor that can leave slots.
-
-    Raises:
-        ValueError: if it is not a positive finite number.
-    """
-    if not 0 < capacity_factor < float("inf"):
-        raise ValueError(f"capacity_factor must be above 0 and finite, got {capacity_factor}: no expert had a slot")
-    return capacity_factor
 
 
 class GroupRouter(nn.Module):
@@ -58,6 +49,9 @@ class GroupRouter(nn.Module):
     Raises:
         ValueError: if an argument is out of range.
     """
+
+    # An infinite capacity factor gives slots to all choices, in no fixed buffers.
+    may_drop_nothing = False
 
     def __init__(
         self,
@@ -87,10 +81,9 @@ class GroupRouter(nn.Module):
             raise ValueError(f"noise_std must be at least 0, got {noise_std}")
         self.num_experts = num_experts
         self.num_members = num_members
-        self.capacity_factor = check_capacity(capacity_factor)
-        self.eval_capacity_factor = capacity_factor
+        self.set_capacity(capacity_factor)
         if eval_capacity_factor is not None:
-            self.eval_capacity_factor = check_capacity(eval_capacity_factor)
+            self.set_capacity(eval_capacity_factor, "eval")
         self.group_images = group_images
         self.rounding = rounding
         self.multiple_of = multiple_of
@@ -110,7 +103,10 @@ class GroupRouter(nn.Module):
         """
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-        check_capacity(capacity_factor)
+        if not capacity_factor > 0:
+            raise ValueError(f"capacity_factor must be above 0, got {capacity_factor}: no expert had a slot")
+        if math.isinf(capacity_factor) and not self.may_drop_nothing:
+            raise ValueError(f"capacity_factor must be finite where experts choose tokens, got {capacity_factor}")
         if mode != "eval":
             self.capacity_factor = capacity_factor
         if mode != "train":
@@ -132,10 +128,13 @@ class GroupRouter(nn.Module):
             return None
         return torch.randn_like(logits) * self.noise_std
 
+    def factor_in_use(self) -> float:
+        """Return the capacity factor of training or evaluation, as the router is."""
+        return self.capacity_factor if self.training else self.eval_capacity_factor
+
     def capacity(self, choices: int) -> int:
         """Return the slots of an expert in a group of so many choices, in training or evaluation as the router is."""
-        factor = self.capacity_factor if self.training else self.eval_capacity_factor
-        return capacity_of(choices, factor, self.num_experts, self.rounding, self.multiple_of)
+        return capacity_of(choices, self.factor_in_use(), self.num_experts, self.rounding, self.multiple_of)
 
     def extra_repr(self) -> str:
         """Name the dials."""
@@ -155,7 +154,7 @@ class TopKRouter(GroupRouter):
         dim: channels of a token.
         num_experts: experts, of all members together.
         num_selected: K, experts of a token.
-        capacity_factor: slots of all experts divided by choices, in training.
+        capacity_factor: slots of all experts divided by choices, in training; infinite to drop nothing.
         eval_capacity_factor: the same in evaluation; that of training by default.
         priority: who gets the slots of a group in training: ``"vanilla"``, tokens in order, or ``"batch"``, tokens
             with the largest gate first.
@@ -175,6 +174,8 @@ class TopKRouter(GroupRouter):
     Raises:
         ValueError: if an argument is out of range.
     """
+
+    may_drop_nothing = True
 
     def __init__(
         self,
@@ -277,12 +278,15 @@ class TopKRouter(GroupRouter):
         if members > 1:
             member = torch.arange(size, device=own.device)[:, None] % members
             experts = own + member * (self.num_experts // members)
-        priority = self.priority if self.training else self.eval_priority
-        ranks = gates.amax(-1) if priority == "batch" else None
-        turns = take_turns(experts, self.num_experts, grouped.present, ranks)
-        capacity = self.capacity(size * self.num_selected)
         chosen = gates.gather(-1, own)
-        routing = place_choices(chosen, experts, turns, grouped, self.num_experts, capacity)
+        if math.isinf(self.factor_in_use()):
+            routing = place_all(chosen, experts, grouped, self.num_experts)
+        else:
+            priority = self.priority if self.training else self.eval_priority
+            ranks = chosen[..., 0] if priority == "batch" else None
+            turns = take_turns(experts, self.num_experts, grouped.present, ranks)
+            capacity = self.capacity(size * self.num_selected)
+            routing = place_choices(chosen, experts, turns, grouped, self.num_experts, capacity)
         if not (self.training or every_loss):
             return routing, {}
         return routing, self.losses(grouped, noisy, own, every_loss)

@@ -1,12 +1,13 @@
 """Who goes where in a mixture of experts: choices of experts, groups, capacity and slots (arXiv:2106.05974).
 
-All sizes follow from shapes alone, never from values, so that buffers are static.
+All sizes follow from shapes alone, never from values, so that buffers are static; where nothing is dropped, only the
+shares of experts in a buffer of all choices follow from values.
 
 Shapes: G groups, S places of a group, T tokens, E experts, K choices of a token, Q = E * G * capacity slots.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,8 @@ class Routing(NamedTuple):
         choice_of_slot: ``[Q]``, token * K + rank of the choice in each slot, -1 for empty ones. Slots are ordered by
             expert, then group.
         experts: ``[T, K]``, the expert of each choice.
-        capacity: slots of an expert in a group.
+        capacity: most tokens of a group that an expert may get.
+        ends: ``[E]`` int32, the slot behind those of each expert; None where all have equally many.
     """
 
     gates: Tensor
@@ -33,6 +35,7 @@ class Routing(NamedTuple):
     choice_of_slot: Tensor
     experts: Tensor
     capacity: int
+    ends: Optional[Tensor] = None
 
 
 class Grouped(NamedTuple):
@@ -40,7 +43,7 @@ class Grouped(NamedTuple):
 
     Attributes:
         values: ``[G, S, ...]``, zeros where no token is.
-        present: ``[G, S]``, 1 for tokens and 0 for places left over, in the dtype of the values.
+        present: ``[G, S]`` bool, true for tokens and false for places left over.
         num_tokens: T.
     """
 
@@ -63,14 +66,14 @@ def cut_into_groups(x: Tensor, group_images: int) -> Grouped:
     """
     num_images, per_image = x.shape[:2]
     # Of no images, too, one group is made.
-    num_groups = max(1, -(-num_images // group_images))
+    num_groups = 1 if num_images <= group_images else -(-num_images // group_images)
     images = -(-num_images // num_groups)
-    places = num_groups * images * per_image
-    rows = x.flatten(0, 1)
-    present = torch.arange(places, device=x.device) < num_images * per_image
-    padding = [0, 0] * (rows.ndim - 1) + [0, places - num_images * per_image]
-    values = F.pad(rows, padding).view(num_groups, images * per_image, *rows.shape[1:])
-    return Grouped(values, present.view(num_groups, images * per_image).to(x.dtype), num_images * per_image)
+    rows, left_over = x.flatten(0, 1), (num_groups * images - num_images) * per_image
+    present = torch.ones(num_images * per_image, dtype=torch.bool, device=x.device)
+    if left_over > 0:
+        rows, present = F.pad(rows, [0, 0] * (rows.ndim - 1) + [0, left_over]), F.pad(present, [0, left_over])
+    group = (num_groups, images * per_image)
+    return Grouped(rows.reshape(*group, *rows.shape[1:]), present.view(group), num_images * per_image)
 
 
 def capacity_of(
@@ -105,11 +108,11 @@ def choose_experts(gates: Tensor, num_selected: int) -> Tensor:
 
     torch.topk promises nothing about ties; the few choices there are cost less one by one than a stable sort.
     """
-    left, chosen = gates.detach(), []
-    for _ in range(num_selected):
-        best = left.argmax(-1, keepdim=True)
-        chosen.append(best)
-        left = left.scatter(-1, best, -1.0)
+    left = gates.detach()
+    chosen = [left.argmax(-1, keepdim=True)]
+    while len(chosen) < num_selected:
+        left = left.scatter(-1, chosen[-1], -1.0)
+        chosen.append(left.argmax(-1, keepdim=True))
     return torch.cat(chosen, -1)
 
 
@@ -122,26 +125,27 @@ def take_turns(experts: Tensor, num_experts: int, present: Tensor, priority: Ten
     Args:
         experts: ``[G, S, K]``.
         num_experts: E.
-        present: ``[G, S]``; places without tokens are not counted.
+        present: ``[G, S]`` bool; places without tokens are not counted.
         priority: ``[G, S]`` for batch priority routing, or nothing.
 
     Returns:
         ``[G, S, K]``: how many choices of the same expert came before, which is the slot if there are as many.
     """
-    num_choices = experts.shape[-1]
-    order = None
+    # [G, K, S]: rank by rank.
+    served, order = experts.transpose(1, 2), None
     if priority is not None:
-        order = priority.detach().masked_fill(present == 0, -1.0).argsort(dim=-1, descending=True, stable=True)
-        order = order.unsqueeze(-1).expand(-1, -1, num_choices)
-        experts = experts.gather(1, order)
-        present = present.gather(1, order[..., 0])
-    # [G, K, S, E]: rank by rank.
-    taken = F.one_hot(experts.transpose(1, 2), num_experts) * (present != 0)[:, None, :, None]
-    turns = taken.flatten(1, 2).cumsum(1).view(taken.shape)
-    turns = turns.gather(-1, experts.transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2) - 1
+        order = priority.detach().argsort(dim=-1, descending=True, stable=True)
+        present = present.gather(1, order)
+        order = order.unsqueeze(1).expand(served.shape)
+        served = served.gather(2, order)
+    served = served.contiguous()
+    # [G, E, K, S]. Along the last axis GPUs sum in parallel, along others element after element.
+    taken = served.unsqueeze(1) == torch.arange(num_experts, device=experts.device)[:, None, None]
+    turns = (taken & present[:, None, None]).flatten(2).cumsum(2).view(taken.shape)
+    turns = turns.gather(1, served.unsqueeze(1)).squeeze(1) - 1
     if order is not None:
-        turns = torch.empty_like(turns).scatter(1, order, turns)
-    return turns
+        turns = torch.empty_like(turns).scatter_(2, order, turns)
+    return turns.transpose(1, 2)
 
 
 def place_choices(
@@ -160,20 +164,38 @@ def place_choices(
     num_groups, size, num_choices = experts.shape
     num_slots = num_experts * num_groups * capacity
     group = torch.arange(num_groups, device=experts.device)[:, None, None]
-    kept = (turns < capacity) & (turns >= 0) & (grouped.present != 0).unsqueeze(-1)
-    slots = torch.where(kept, (experts * num_groups + group) * capacity + turns, num_slots).reshape(-1)
-    # Dropped choices meet in one slot more, which is cut off.
+    kept = (turns < capacity) & grouped.present.unsqueeze(-1)
+    slots = torch.where(kept, (experts * num_groups + group) * capacity + turns, -1).reshape(-1)
+    # Dropped choices meet in a slot before the first, which is cut off.
     choices = torch.arange(num_groups * size * num_choices, device=experts.device)
-    choice_of_slot = torch.full((num_slots + 1,), -1, device=experts.device).scatter(0, slots, choices)[:-1]
-    slot_of_choice = torch.where(kept.reshape(-1), slots, -1).view(-1, num_choices)
+    choice_of_slot = torch.full((1 + num_slots,), -1, device=experts.device).scatter_(0, 1 + slots, choices)[1:]
     tokens = grouped.num_tokens
     return Routing(
         gates.flatten(0, 1)[:tokens],
-        slot_of_choice[:tokens],
+        slots.view(-1, num_choices)[:tokens],
         choice_of_slot,
         experts.flatten(0, 1)[:tokens],
         capacity,
     )
+
+
+def place_all(gates: Tensor, experts: Tensor, grouped: Grouped, num_experts: int) -> Routing:
+    """Give every choice a slot: T * K slots, ordered by expert, then token.
+
+    Args:
+        gates: ``[G, S, K]``.
+        experts: ``[G, S, K]``.
+        grouped: the tokens.
+        num_experts: E.
+    """
+    size, tokens = experts.shape[1], grouped.num_tokens
+    experts = experts.flatten(0, 1)[:tokens]
+    expert_of_slot, choice_of_slot = experts.flatten().sort(stable=True)
+    slots = torch.arange(len(choice_of_slot), device=experts.device)
+    slot_of_choice = torch.empty_like(slots).scatter_(0, choice_of_slot, slots).view_as(experts)
+    each = torch.arange(num_experts, device=experts.device)
+    ends = torch.searchsorted(expert_of_slot, each, right=True, out_int32=True)
+    return Routing(gates.flatten(0, 1)[:tokens], slot_of_choice, choice_of_slot, experts, size, ends)
 
 
 def choose_tokens(gates: Tensor, grouped: Grouped, capacity: int) -> tuple[Routing, Tensor]:
@@ -189,9 +211,9 @@ def choose_tokens(gates: Tensor, grouped: Grouped, capacity: int) -> tuple[Routi
         took, largest gate first.
     """
     num_groups, size, num_experts = gates.shape
-    ranked = gates.detach().masked_fill((grouped.present == 0).unsqueeze(-1), -1.0).transpose(1, 2)
+    ranked = torch.where(grouped.present.unsqueeze(-1), gates.detach(), -1.0).transpose(1, 2)
     tokens = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :capacity]
-    turns = torch.full_like(ranked, -1, dtype=torch.long)
-    turns = turns.scatter(-1, tokens, torch.arange(capacity, device=gates.device).expand(tokens.shape))
+    turns = torch.full_like(ranked, capacity, dtype=torch.long)
+    turns = turns.scatter_(-1, tokens, torch.arange(capacity, device=gates.device).expand(tokens.shape))
     experts = torch.arange(num_experts, device=gates.device).expand(num_groups, size, num_experts)
     return place_choices(gates, experts, turns.transpose(1, 2), grouped, num_experts, capacity), tokens

@@ -2,8 +2,9 @@
 
 from gatedvision.metrics.accuracy import Accuracy
 from gatedvision.metrics.coco import CocoMetrics
+from gatedvision.metrics.image_costs import ImageCosts
 from gatedvision.metrics.inpainting import InpaintingMetrics
 from gatedvision.metrics.medical import MedicalMetrics
 from gatedvision.metrics.segmentation import SegmentationMetrics
 
-__all__ = ["Accuracy", "CocoMetrics", "InpaintingMetrics", "MedicalMetrics", "SegmentationMetrics"]
+__all__ = ["Accuracy", "CocoMetrics", "ImageCosts", "InpaintingMetrics", "MedicalMetrics", "SegmentationMetrics"]

@@ -6,6 +6,7 @@ from gatedvision.models.attention_unet_monai import MonaiAttentionUnet
 from gatedvision.models.deepfillv2 import DeepFillV2, composite
 from gatedvision.models.hornet import HorNet
 from gatedvision.models.moganet import MogaNet
+from gatedvision.models.msvit import MixedScaleTokens, MSViT
 from gatedvision.models.patch_discriminator import PatchDiscriminator
 from gatedvision.models.sononet_ag import SonoNetAG
 from gatedvision.models.vig import ViG
@@ -18,6 +19,8 @@ __all__ = [
     "DeepFillV2",
     "GridAttentionUnet",
     "HorNet",
+    "MSViT",
+    "MixedScaleTokens",
     "MogaNet",
     "MonaiAttentionUnet",
     "PatchDiscriminator",

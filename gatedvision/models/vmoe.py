@@ -56,7 +56,8 @@ class VMoE(VisionTransformer):
             mixtures of all tokens of the image.
         num_selected: experts that a token chooses.
         capacity_factor: slots of all experts divided by what is to be placed, in training; 1.05 by default, and 1 if
-            experts choose or slots mix.
+            experts choose or slots mix. Where tokens choose, infinity drops nothing and pads nothing: experts then
+            work on as many tokens as chose them.
         eval_capacity_factor: the same in evaluation; that of training by default.
         priority: who gets the slots in training: ``"vanilla"``, tokens in order, or ``"batch"``, the most decided
             tokens of the group.
@@ -138,6 +139,8 @@ class VMoE(VisionTransformer):
         if min(sides) < patch_size:
             raise ValueError(f"img_size {img_size} is smaller than a patch of {patch_size} pixels")
         if routing == "soft" and not num_slots:
+            if capacity_factor == float("inf"):
+                raise ValueError("capacity_factor must be finite where slots mix tokens, got inf")
             tokens = (sides[0] // patch_size) * (sides[1] // patch_size) + class_token
             num_slots = round(tokens * (1.0 if capacity_factor is None else capacity_factor) / num_experts)
         capacity = {
@@ -255,7 +258,8 @@ class VMoE(VisionTransformer):
         """Turn the dials of routing; no weight changes. Nothing is changed if an argument is refused.
 
         Args:
-            capacity_factor: slots of all experts divided by choices; 0.5 halves the compute of experts against 1.
+            capacity_factor: slots of all experts divided by choices; 0.5 halves the compute of experts against 1, and
+                ``float("inf")`` drops nothing.
             priority: ``"vanilla"`` or ``"batch"``; below a capacity of 1 the latter loses the least.
             num_selected: experts that a token chooses.
             blocks: blocks to change, counted from 0; all with experts by default.
@@ -424,6 +428,9 @@ class VMoE(VisionTransformer):
 def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> dict[str, Tensor]:
     """Bring a state dict in the published names, or in ours, into the model's; positions are resized to its grid.
 
+    The layer before the head is left out if the model has none, as published fine-tuning has it. The head, which reads
+    another thing then, keeps its own values.
+
     Args:
         state_dict: tensors by name, bare or under ``model``.
         model: the model to load them into.
@@ -432,7 +439,11 @@ def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> dict[str, T
         ValueError: if it is not a state dict of such a model, or its positions are of no square grid.
     """
     assert isinstance(model, VMoE)
-    state_dict = match_model(convert_published(state_dict), model)
+    state_dict = convert_published(state_dict)
+    if "pre_logits.fc.weight" in state_dict and isinstance(model.pre_logits, nn.Identity):
+        state_dict = {name: value for name, value in state_dict.items() if not name.startswith("pre_logits.")}
+        state_dict |= {f"head.{name}": value for name, value in model.head.state_dict().items()}
+    state_dict = match_model(state_dict, model)
     return {**state_dict, "pos_embed": fit_positions(state_dict["pos_embed"], model)}
 
 

@@ -56,12 +56,17 @@ def overlay_heat(image: Tensor, heat: Tensor) -> Image.Image:
     """
     values = heat.detach().float().cpu()
     spread = (values.amax() - values.amin()).clamp(min=1e-6)
-    place = ((values - values.amin()) / spread * (len(_GLOW) - 1)).numpy()
-    low = place.astype(np.int64).clip(0, len(_GLOW) - 2)
-    share = (place - low)[..., None]
-    glow = (1 - share) * _GLOW[low] + share * _GLOW[low + 1]
+    glow = glowing((values - values.amin()) / spread)
     grey = image.float().mean(0).cpu().numpy()[..., None].repeat(3, axis=2)
     return Image.fromarray((0.45 * grey + 0.55 * glow).round().clip(0, 255).astype(np.uint8))
+
+
+def glowing(values: Tensor) -> np.ndarray:
+    """Return the colours ``[..., 3]`` of values from 0 to 1: dark, red, orange, white; 0 to 255."""
+    place = values.float().cpu().numpy() * (len(_GLOW) - 1)
+    low = place.astype(np.int64).clip(0, len(_GLOW) - 2)
+    share = (place - low)[..., None]
+    return (1 - share) * _GLOW[low] + share * _GLOW[low + 1]
 
 
 def mean_by_region(coefficients: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import timm
 import torch
+from torch import Tensor
 
 import gatedvision  # noqa: F401  registers our names in timm
 
@@ -30,6 +31,31 @@ def create_backbone(model_name: str, **options: Any) -> Any:
     if options.get("pretrained") and overlay and overlay.get("file"):
         options["pretrained_cfg_overlay"] = _open_checkpoint(dict(overlay))
     return timm.create_model(model_name, **options)
+
+
+def backbone_losses(backbone: Any) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """What a backbone wants to be added to the loss in training, of its last forward pass.
+
+    Such a backbone has a method ``auxiliary_losses()``, which returns scalars by name: ``"auxiliary"``, the weighted
+    sum of the others, and these. mmengine minimises the sum of all that has "loss" in its name and logs the rest, so
+    no name of theirs may have it.
+
+    Returns:
+        What to add, and its parts to be logged, ``auxiliary/<name>``; ``None`` and nothing of other backbones, in
+        evaluation, and where there is nothing to add.
+    """
+    found = dict(backbone.auxiliary_losses()) if backbone.training and hasattr(backbone, "auxiliary_losses") else {}
+    total = found.pop("auxiliary", None)
+    return total, {f"auxiliary/{name}": loss for name, loss in found.items()}
+
+
+def image_costs(backbone: Any) -> dict[str, dict[str, Tensor]]:
+    """What the images of the last forward pass cost, of a backbone whose work depends on the image.
+
+    Returns:
+        ``costs``: by name a number for each image ``[B]``; nothing of other backbones.
+    """
+    return {"costs": backbone.image_costs()} if hasattr(backbone, "image_costs") else {}
 
 
 def _open_checkpoint(overlay: dict[str, Any]) -> dict[str, Any]:

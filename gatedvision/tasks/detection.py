@@ -25,7 +25,7 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from gatedvision.heads.hor_fpn import HorFPN
 from gatedvision.heads.simple_feature_pyramid import SimpleFeaturePyramid
-from gatedvision.tasks._backbone import create_backbone
+from gatedvision.tasks._backbone import backbone_losses, create_backbone
 
 Detector = Literal["mask_rcnn", "faster_rcnn", "retinanet", "fcos"]
 Neck = Literal["fpn", "hor_fpn", "simple"]
@@ -158,7 +158,8 @@ class Detection(BaseModel):
 
         Returns:
             The levels of the pyramid ``[B, channels, H, W]``, the finest first, for ``"tensor"``; the losses by name
-            for ``"loss"``, of the model in training mode; for ``"predict"`` a dict for each image: ``boxes``
+            for ``"loss"``, of the model in training mode, with ``loss_backbone`` and its parts, ``auxiliary/<name>``,
+            if the backbone has auxiliary losses; for ``"predict"`` a dict for each image: ``boxes``
             ``[N, 4]``, ``scores`` ``[N]`` in descending order, ``labels`` ``[N]``, from Mask R-CNN also ``masks``
             ``[N, H_i, W_i]`` (bool), and ``image_id`` where given.
 
@@ -190,7 +191,9 @@ class Detection(BaseModel):
             target["labels"] = target["labels"] + self.first_label
         losses = self.detector(images, targets)
         # mmengine sums up what is called a loss.
-        return {name if name.startswith("loss") else f"loss_{name}": loss for name, loss in losses.items()}
+        losses = {name if name.startswith("loss") else f"loss_{name}": loss for name, loss in losses.items()}
+        auxiliary, parts = backbone_losses(self.backbone)
+        return losses if auxiliary is None else {**losses, "loss_backbone": auxiliary, **parts}
 
     def draw(
         self, image: Tensor, prediction: dict[str, Any], classes: Sequence[str] | None = None, min_score: float = 0.3

@@ -1,6 +1,7 @@
 """Semantic segmentation: a timm backbone, a head on its feature maps, and inference on whole images or windows."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from timm.layers import LayerNorm2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
 from gatedvision.heads.simple_feature_pyramid import SimpleFeaturePyramid
-from gatedvision.tasks._backbone import create_backbone
+from gatedvision.tasks._backbone import backbone_losses, create_backbone, image_costs
 from gatedvision.tasks._dense_inference import DenseInference, resize
 from gatedvision.tasks._label_picture import draw_labels
 from gatedvision.tasks._stack import stack_tensors
@@ -37,7 +38,7 @@ class Segmentation(BaseModel):
         auxiliary_head: a second head that is only trained, such as ``dict(type=FCNHead)``; ``None`` for none.
         auxiliary_weight: weight of its loss.
         ignore_index: label of pixels that count neither in the loss nor in the metrics.
-        pyramid_dim: channels of the simple feature pyramid.
+        pyramid_dim: channels of the simple feature pyramid; ``None`` leaves it out, for a head on the maps themselves.
         norm_maps: normalise each of the backbone's maps over its channels first, as the published recipes of networks
             without a norm at the end of each stage do.
         grad_checkpointing: recompute the backbone's activations in the backward pass, which saves memory.
@@ -59,7 +60,7 @@ class Segmentation(BaseModel):
         auxiliary_head: Mapping[str, Any] | None = None,
         auxiliary_weight: float = 0.4,
         ignore_index: int = 255,
-        pyramid_dim: int = 256,
+        pyramid_dim: int | None = 256,
         norm_maps: bool = False,
         grad_checkpointing: bool = False,
         inference: Mapping[str, Any] | None = None,
@@ -81,17 +82,17 @@ class Segmentation(BaseModel):
             raise ValueError(f"{name} cannot be a backbone here: it has no forward_intermediates")
         dims, strides = self.features.feature_info.channels(), self.features.feature_info.reduction()
         self.stride = max(strides)
-        is_plain = len(set(strides)) == 1
-        # Of a plain backbone only the last map is used.
+        # A pyramid is for backbones of one stride, and is built on their last map only.
+        width = pyramid_dim if len(set(strides)) == 1 else None
         self.norms = nn.ModuleList(
-            LayerNorm2d(dim) if norm_maps and (index == len(dims) - 1 or not is_plain) else nn.Identity()
+            LayerNorm2d(dim) if norm_maps and (index == len(dims) - 1 or width is None) else nn.Identity()
             for index, dim in enumerate(dims)
         )
         self.pyramid: nn.Module = nn.Identity()
-        if is_plain:
+        if width is not None:
             scales = [strides[-1] / stride for stride in (4, 8, 16, 32)]
-            self.pyramid = SimpleFeaturePyramid(dims[-1], pyramid_dim, scales)
-            dims = [pyramid_dim] * len(scales)
+            self.pyramid = SimpleFeaturePyramid(dims[-1], width, scales)
+            dims = [width] * len(scales)
         self.head = _create_head(head, dims, num_classes)
         self.auxiliary_head = None if auxiliary_head is None else _create_head(auxiliary_head, dims, num_classes)
         self.inference = DenseInference(**(inference or {}))
@@ -145,10 +146,11 @@ class Segmentation(BaseModel):
 
         Returns:
             Logits ``[B, num_classes, H, W]`` of the batch as it is for ``"tensor"``; ``loss_head`` and, with an
-            auxiliary head, ``loss_auxiliary``, means over the pixels that are not ignored, for ``"loss"``; for
+            auxiliary head, ``loss_auxiliary``, means over the pixels that are not ignored, for ``"loss"``, in training
+            of a backbone with auxiliary losses with ``loss_backbone`` and its parts, ``auxiliary/<name>``; for
             ``"predict"`` a dict for each image: ``label_map`` ``[H_i, W_i]`` (int64), and where given ``labels``, the
             ``ignore_index``, their cross entropy ``loss`` (the sum over all pixels, from a single view only) and
-            ``name``.
+            ``name``; and ``costs``, of a backbone whose work depends on the image.
 
         Raises:
             ValueError: ``mode`` is none of the three, ``"loss"`` is asked for without labels, or images or labels
@@ -171,6 +173,9 @@ class Segmentation(BaseModel):
         if self.auxiliary_head is not None:
             logits = self._to_pixels(self.auxiliary_head(maps), images)
             losses["loss_auxiliary"] = self.auxiliary_weight * self._mean_loss(logits, labels)
+        auxiliary, parts = backbone_losses(self.backbone)
+        if auxiliary is not None:
+            losses |= {"loss_backbone": auxiliary, **parts}
         return losses
 
     def draw(self, image: Tensor, prediction: Mapping[str, Any], classes: Sequence[str] | None = None) -> Image.Image:
@@ -211,8 +216,11 @@ class Segmentation(BaseModel):
         loss = F.cross_entropy(logits, labels, ignore_index=self.ignore_index, reduction="sum")
         return loss / (labels != self.ignore_index).sum().clamp(min=1)
 
-    def _predict_view(self, images: Tensor) -> Tensor:
-        return self._to_pixels(self.head(self._maps(images)), images)
+    def _predict_view(self, images: Tensor, costs: list[dict[str, Tensor]]) -> Tensor:
+        """Predict a view or a window, and note what it cost."""
+        logits = self._to_pixels(self.head(self._maps(images)), images)
+        costs += image_costs(self.backbone).values()
+        return logits
 
     def _predict(
         self,
@@ -224,8 +232,12 @@ class Segmentation(BaseModel):
         for index, image in enumerate(inputs):
             target = None if labels is None else labels[index].long()
             size = image.shape[1:] if target is None else target.shape
-            scores, are_logits = self.inference(self._predict_view, self._normalise(image[None]), size)
+            costs: list[dict[str, Tensor]] = []
+            predict_view = partial(self._predict_view, costs=costs)
+            scores, are_logits = self.inference(predict_view, self._normalise(image[None]), size)
             prediction: dict[str, Any] = {"label_map": scores[0].argmax(0)}
+            if costs:
+                prediction["costs"] = _add_costs(costs)
             if target is not None:
                 prediction |= {"labels": target, "ignore_index": self.ignore_index}
                 if are_logits:
@@ -236,6 +248,12 @@ class Segmentation(BaseModel):
                 prediction["name"] = names[index]
             predictions.append(prediction)
         return predictions
+
+
+def _add_costs(costs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Add up what the views of an image cost; shares are averaged."""
+    stacked = {name: torch.stack([view[name] for view in costs]) for name in costs[0]}
+    return {name: x.mean(0) if name.endswith("share") else x.sum(0) for name, x in stacked.items()}
 
 
 def _create_head(head: Mapping[str, Any], dims: Sequence[int], num_classes: int) -> nn.Module:

@@ -22,6 +22,12 @@ from gatedvision_kernels.gated_product import (
     gated_product_linear_reference,
     gated_product_reference,
 )
+from gatedvision_kernels.gather_tokens import (
+    gather_tokens,
+    gather_tokens_reference,
+    scatter_tokens,
+    scatter_tokens_reference,
+)
 from gatedvision_kernels.layer_norm import (
     add_layer_norm,
     add_layer_norm_reference,
@@ -60,6 +66,8 @@ __all__ = [
     "gated_product_linear",
     "gated_product_linear_reference",
     "gated_product_reference",
+    "gather_tokens",
+    "gather_tokens_reference",
     "layer_norm",
     "layer_norm_reference",
     "moe_combine",
@@ -70,6 +78,8 @@ __all__ = [
     "recursive_gate_reference",
     "rms_norm",
     "rms_norm_reference",
+    "scatter_tokens",
+    "scatter_tokens_reference",
     "spatial_decomposition",
     "spatial_decomposition_reference",
     "swiglu",

@@ -74,12 +74,26 @@ def test_what_lies_outside_of_the_backbone_is_the_layer_on_top():
     assert {rate for name, rate in everything.items() if name.startswith("features")} == {0.1}
 
 
+def test_rates_by_name(task):
+    groups = build(task, rates={"backbone.head.weight": 3.0, "backbone.head.*": 10.0}).optimizer.param_groups
+    rate = {name: group["lr"] for group in groups for name in names_of(task, group["params"])}
+    assert rate.pop("backbone.head.weight") == 3.0 and rate.pop("backbone.head.bias") == 10.0
+    assert set(rate.values()) == {1.0} and len(groups) == 4
+    assert {group["weight_decay"] for group in groups if group["lr"] == 10.0} == {0.0}
+    both = build(task, rates={"backbone.blocks.*": 10.0}, layer_decay=0.5).optimizer.param_groups
+    lowest = next(group for group in both if "backbone.blocks.0.attn.qkv.weight" in names_of(task, group["params"]))
+    assert lowest["lr"] == 10 * 0.5**3
+    with pytest.raises(ValueError, match=r"rates: Classification has no parameter 'gate\.\*'"):
+        build(task, rates={"gate.*": 10.0})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"rates": {"*": 0.0}}, r"the rate of '\*' must be above 0 and finite, got 0.0"),
         ({"layer_decay": 0.0}, r"layer_decay must lie in \(0, 1\], got 0.0"),
         ({"backbone_rate": 1.5}, r"backbone_rate must lie in \(0, 1\], got 1.5"),
-        ({"norm_decay_mult": 0.0}, "takes layer_decay, by_stage and backbone_rate only, got norm_decay_mult"),
+        ({"norm_decay_mult": 0.0}, "takes layer_decay, by_stage, backbone_rate and rates only, got norm_decay_mult"),
     ],
 )
 def test_bad_options_are_named(task, options, message):

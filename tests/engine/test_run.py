@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from gatedvision.engine.amp import AmpOptimWrapper, autocast, check_amp
 from gatedvision.engine.checkpoint_file import read_checkpoint, select_weights
 from gatedvision.engine.checkpoint_hook import NonFiniteError, SaveCheckpoints
-from gatedvision.engine.training_state import is_finite, restore_histories, to_plain
+from gatedvision.engine.training_state import is_finite
 
 
 def rows_of(work_dir: Path) -> list[dict]:
@@ -149,38 +148,6 @@ def test_bfloat16_on_a_cpu_trains_and_evaluates_in_bfloat16(build_run, tmp_path)
     assert norms[0] != norms[1]
 
 
-def test_precision_is_checked():
-    with pytest.raises(ValueError, match="bf16, fp16 or None, got 'fp8'"):
-        check_amp("fp8")
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="amp fp16 needs a GPU"):
-            AmpOptimWrapper(amp="fp16", optimizer=torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1))
-    with autocast(None):
-        assert torch.ones(2, 2).mm(torch.ones(2, 2)).dtype == torch.float32
-
-
-def test_float16_scales_the_loss_and_leaves_out_steps_that_overflow(monkeypatch):
-    # On a CPU, where float16 is no use but the arithmetic of the scale is the same.
-    monkeypatch.setattr("gatedvision.engine.amp.check_amp", lambda amp: None)
-    monkeypatch.setattr("gatedvision.engine.amp.get_device", lambda: "cpu")
-    weight = nn.Parameter(torch.ones(2))
-
-    def wrap() -> AmpOptimWrapper:
-        return AmpOptimWrapper(amp="fp16", optimizer=torch.optim.SGD([weight], lr=1.0), clip_grad={"max_norm": 1.0})
-
-    wrapper = wrap()
-    scale = wrapper.scaler.get_scale()
-    # A gradient of norm 5, clipped to 1 after the scale is taken out.
-    wrapper.update_params((weight * torch.tensor([3.0, 4.0])).sum())
-    torch.testing.assert_close(weight.data, torch.tensor([0.4, 0.2]))
-    wrapper.update_params((weight * float("inf")).sum())
-    torch.testing.assert_close(weight.data, torch.tensor([0.4, 0.2]))
-    assert wrapper.scaler.get_scale() == scale / 2
-    resumed = wrap()
-    resumed.load_state_dict(to_plain(wrapper.state_dict()))
-    assert resumed.scaler.get_scale() == scale / 2
-
-
 def test_compiled_run_saves_the_same_names_and_gradient_norms(build_run, tmp_path):
     options = {"train_cfg.max_epochs": 1, "model.backbone.drop_path_rate": 0.0, "model.backbone.drop_rate": 0.0}
     build_run(tmp_path / "plain", options=options).train()
@@ -189,17 +156,6 @@ def test_compiled_run_saves_the_same_names_and_gradient_norms(build_run, tmp_pat
     assert plain["state_dict"].keys() == compiled["state_dict"].keys()
     norms = [rows_of(tmp_path / name)[0]["grad_norm"] for name in ("plain", "compiled")]
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
-
-
-def test_histories_survive_the_way_through_a_checkpoint(build_run, tmp_path):
-    run = build_run(tmp_path, options={"train_cfg.max_epochs": 1})
-    run.train()
-    restored = restore_histories(to_plain(run.message_hub.state_dict()))["log_scalars"]
-    assert restored.keys() >= {"train/loss", "train/lr", "val/accuracy/top1"}
-    for name, history in restored.items():
-        original = run.message_hub.get_scalar(name)
-        assert history.data[0].tolist() == original.data[0].tolist()
-        assert history.mean(3) == original.mean(3)
 
 
 def test_histories_keep_the_latest_values(build_run, tmp_path, monkeypatch):

@@ -3,11 +3,13 @@
 import os
 import random
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -31,13 +33,30 @@ class TinyImages(Dataset[dict[str, Any]]):
         if self.broken and index == 3:
             raise ValueError("sample 3 is broken: no such thing")
         noise = torch.randn(3, 8, 8) + random.random() + np.random.rand()
-        return {"inputs": (self.images[index] + self.noise * noise).float(), "label": self.labels[index]}
+        inputs = (self.images[index] + self.noise * noise).to(torch.get_default_dtype())
+        return {"inputs": inputs, "label": self.labels[index]}
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
     """Stack samples."""
     labels = torch.tensor([sample["label"] for sample in samples])
     return {"inputs": torch.stack([sample["inputs"] for sample in samples]), "labels": labels}
+
+
+class Consecutive(DefaultSampler):
+    """Gives the processes parts of each joined batch that lie one behind the other; mmengine's take turns.
+
+    So the processes' batches one after the other are the batch of one process alone, and cut into the same groups.
+    """
+
+    def __init__(self, dataset: Any, batch_size: int, seed: int | None = None) -> None:
+        super().__init__(dataset, shuffle=True, seed=seed)
+        self.joined = batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(len(self.dataset), generator=generator)
+        yield from order.view(-1, self.world_size, self.joined // self.world_size)[:, self.rank].flatten().tolist()
 
 
 class InterruptionError(RuntimeError):

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gatedvision.heads import FCNHead, FPNHead, HorUPerHead, UPerHead
+from gatedvision.heads import FCNHead, FPNHead, HorUPerHead, LinearHead, SmpUPerHead, UPerHead
 
 DIMS = (8, 12, 16, 20)
 
@@ -84,3 +84,24 @@ def test_fcn_head_sees_one_map():
     torch.testing.assert_close(head([torch.zeros_like(maps[0]), maps[1], *maps[:2]]), expected)
     with pytest.raises(ValueError, match=r"index must lie in 0\.\.3, one of the 4 maps, got 4"):
         FCNHead(DIMS, 5, index=4)
+
+
+def test_linear_head_is_a_classifier_of_one_map():
+    head, maps = LinearHead(DIMS, 5, index=-2), draw_maps()
+    expected = torch.einsum("bchw,kc->bkhw", maps[2], head.classifier.weight[..., 0, 0])
+    torch.testing.assert_close(head(maps), expected + head.classifier.bias[:, None, None])
+    with pytest.raises(ValueError, match="index must name one of the 4 maps, got -5"):
+        LinearHead(DIMS, 5, index=-5)
+
+
+def test_head_of_smp_is_that_of_its_upernet():
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    torch.manual_seed(0)
+    model = smp.UPerNet("tu-convnext_atto", encoder_weights=None, classes=5, decoder_channels=16, upsampling=1).eval()
+    head = SmpUPerHead(model.encoder.out_channels[2:], 5, dim=16).eval()
+    head.decoder.load_state_dict(model.decoder.state_dict())
+    head.classifier.load_state_dict(model.segmentation_head.state_dict())
+    image = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        maps = model.encoder.model(image)
+        torch.testing.assert_close(head(maps), model(image))

@@ -78,10 +78,14 @@ def layer_norm_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
 
 
 def bias_gelu_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    forward, backward = module("bias_gelu")._forward_kernel, module("bias_gelu")._backward_kernel
     types = {"bias_ptr": "*fp32", "sums_ptr": "*fp32"}
-    constants = {"WIDTH": 1024, "BLOCK_ROWS": 8, "BLOCK_WIDTH": 256}
-    yield Case("bias_gelu forward", module("bias_gelu")._forward_kernel, dtype, types, constants)
-    yield Case("bias_gelu backward", module("bias_gelu")._backward_kernel, dtype, types, constants)
+    constants = {"WIDTH": 1024, "BLOCK_ROWS": 8, "BLOCK_WIDTH": 256, "TANH": False}
+    yield Case("bias_gelu forward", forward, dtype, types, constants)
+    yield Case("bias_gelu backward, output once more", backward, dtype, types, constants)
+    constants = constants | {"TANH": True}
+    yield Case("bias_gelu forward, tanh", forward, dtype, types, constants)
+    yield Case("bias_gelu backward, tanh", backward, dtype, types, constants | {"y_ptr": None})
 
 
 def recursive_gate_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
@@ -176,6 +180,9 @@ def slot_rows_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     )
     yield Case("moe_dispatch forward", by_slot, dtype, types, constants | {"gates_ptr": None})
     yield Case("moe_dispatch backward", by_token, dtype, types, constants | {"gates_ptr": None})
+    narrow = constants | {"gates_ptr": None, "num_choices": 1}
+    yield Case("gather_tokens and scatter_tokens forward", by_slot, dtype, types, narrow)
+    yield Case("gather_tokens backward", by_token, dtype, types, narrow)
     yield Case("moe_combine forward", by_token, dtype, types, constants)
     yield Case("moe_combine gradient of the buffers", by_slot, dtype, types, constants)
     yield Case("moe_combine gradient of the gates", by_choice, dtype, types | {"y_ptr": "*fp32"}, constants)

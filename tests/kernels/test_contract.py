@@ -25,11 +25,13 @@ from gatedvision_kernels import (
     gated_norm_mix,
     gated_product,
     gated_product_linear,
+    gather_tokens,
     layer_norm,
     moe_combine,
     moe_dispatch,
     recursive_gate,
     rms_norm,
+    scatter_tokens,
     spatial_decomposition,
     swiglu,
 )
@@ -75,6 +77,29 @@ def combine(x: Tensor, gates: Tensor, **options) -> Tensor:
     return moe_combine(**combine_arguments(x, gates), **options)
 
 
+def gather_arguments(x: Tensor) -> dict[str, Tensor]:
+    """Keep two of three tokens, last first; every third row stays zero."""
+    mirrored = torch.arange(x[..., 0].numel(), device=x.device).flip(0)
+    place = torch.where(mirrored % 3 != 0, mirrored, -1)
+    return {"x": x, "index": torch.where(mirrored.flip(0) % 3 != 0, mirrored, -1), "place": place.view(x.shape[:-1])}
+
+
+def scatter_arguments(x: Tensor) -> dict[str, Tensor]:
+    """Copy every row to two cells, of which one in three stays zero."""
+    rows = x.reshape(-1, x.shape[-1])
+    cells = torch.arange(2 * len(rows), device=x.device)
+    source = torch.where(cells % 3 != 0, cells // 2, -1)
+    return {"rows": rows, "source": source, "cells": torch.where(cells % 3 != 0, cells, -1).view(-1, 2)}
+
+
+def gather(x: Tensor, **options) -> Tensor:
+    return gather_tokens(**gather_arguments(x), **options)
+
+
+def scatter(x: Tensor, **options) -> Tensor:
+    return scatter_tokens(**scatter_arguments(x), **options)
+
+
 OPERATORS = {
     "bidirectional_gla": Operator(
         scan,
@@ -115,6 +140,8 @@ OPERATORS = {
     ),
     "moe_dispatch": Operator(dispatch, {"x": (5, 13)}, arguments=dispatch_arguments),
     "moe_combine": Operator(combine, {"x": (5, 13), "gates": (5, 2)}, arguments=combine_arguments),
+    "gather_tokens": Operator(gather, {"x": (5, 13)}, arguments=gather_arguments),
+    "scatter_tokens": Operator(scatter, {"x": (5, 13)}, arguments=scatter_arguments),
     "channel_aggregation": Operator(
         channel_aggregation, {"x": (5, 13)}, {"common_weight": (13,), "common_bias": (1,), "scale": (13,)}
     ),
@@ -216,7 +243,8 @@ def test_autocast_changes_nothing(backend, call, inputs_of, device):
 def test_registration(name, inputs_of):
     """Torch's own checks: schema, shape inference, autograd and tracing with unknown sizes."""
     operator = getattr(torch.ops.gatedvision, name).default
-    options = {"double": False, "eps": 1e-6, "activation": "silu", "act": "elu", "scale": 1.0, "dilation": 1}
+    options = {"double": False, "eps": 1e-6, "activation": "silu", "act": "elu", "approximate": "tanh"}
+    options |= {"scale": 1.0, "dilation": 1}
     inputs = OPERATORS[name].arguments(**inputs_of(2))
     for x in inputs.values():
         x.requires_grad_(x.is_floating_point())

@@ -2,13 +2,16 @@
 
 import copy
 import io
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from gatedvision.layers import moe
 from gatedvision.layers.moe import ExpertMlp, MoeMlp, SoftMoeMlp
 from gatedvision.layers.moe_routers import ExpertChoiceRouter, SoftRouter, TopKRouter
+from gatedvision_kernels import bias_gelu
 from tests.golden.golden import Record, draw_input
 from tests.models.vmoe_records import RECORDS, assert_equal, recorded_weights, slots_in_group
 
@@ -151,6 +154,86 @@ def test_dropped_tokens_get_nothing() -> None:
     kept = (layer.last.routing.slot_of_choice >= 0).any(1)
     assert 0 < int(kept.sum()) <= 8
     assert torch.equal(y.flatten(0, 1).abs().sum(1) > 0, kept)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-6)], ids=["f64", "f32"])
+def test_without_buffers_it_is_the_layer_that_drops_nothing(dtype: torch.dtype, limit: float, members: int) -> None:
+    layer = build(group_images=3, num_members=members, load_weight=0.0).to(dtype)
+    x = torch.randn(7 * members, 5, 8, dtype=dtype, requires_grad=True)
+    found = []
+    for factor in (members * 4.0, float("inf")):
+        layer.router.set_capacity(factor)
+        seen = []
+        hook = layer.experts.fc1.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0].shape))
+        y = layer(x)
+        hook.remove()
+        gradients = torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
+        found.append([y, *gradients])
+    # Two choices of each token, and no more.
+    assert seen == [(7 * members * 5 * 2, 8)]
+    torch.testing.assert_close(found[1], found[0], rtol=limit, atol=limit)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 9])
+def test_without_buffers_every_batch_size(batch: int) -> None:
+    layer, x = build(capacity_factor=float("inf")).train(), torch.randn(batch, 5, 8, requires_grad=True)
+    y = layer(x)
+    y.square().sum().backward()
+    assert y.shape == x.shape and y.isfinite().all() and x.grad.isfinite().all()
+    assert set(layer.last.losses) == {"importance", "load"}
+
+
+def test_without_buffers_under_autocast() -> None:
+    layer, x = build(capacity_factor=float("inf")), torch.randn(2, 5, 8)
+    expected = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16 and (y - expected).std() < 0.02 * expected.std()
+
+
+@pytest.mark.parametrize("act", ["gelu", "gelu_tanh", "relu"])
+def test_experts_are_perceptrons_of_their_own(act: str) -> None:
+    torch.manual_seed(0)
+    experts = ExpertMlp(8, 16, 3, act, identical=False, **DOUBLE)
+    for bias in (experts.fc1.bias, experts.fc2.bias):
+        nn.init.normal_(bias)
+    x, weight = (torch.randn(3, 5, 8, **DOUBLE) for _ in range(2))
+    x.requires_grad_()
+    first, second = experts.fc1, experts.fc2
+    expected = torch.stack(
+        [
+            experts.act(rows @ first.weight[i] + first.bias[i]) @ second.weight[i] + second.bias[i]
+            for i, rows in enumerate(x)
+        ]
+    )
+    leaves = [x, *experts.parameters()]
+    gradients = torch.autograd.grad((expected * weight).sum(), leaves)
+    for ends in (None, torch.tensor([5, 10, 15], dtype=torch.int32)):
+        y = experts(x) if ends is None else experts(x.flatten(0, 1), ends).view_as(x)
+        torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
+        for actual, gradient in zip(torch.autograd.grad((y * weight).sum(), leaves), gradients, strict=True):
+            torch.testing.assert_close(actual, gradient, rtol=0, atol=1e-12)
+    # Another activation, put in its place, is taken.
+    experts.act = nn.Identity()
+    torch.testing.assert_close(
+        experts(x)[0], (x[0] @ first.weight[0] + first.bias[0]) @ second.weight[0] + second.bias[0]
+    )
+
+
+@pytest.mark.parametrize("act", ["gelu", "gelu_tanh"])
+def test_the_kernel_of_bias_and_gelu_computes_the_same(act: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    experts = ExpertMlp(8, 16, 3, act, identical=False)
+    nn.init.normal_(experts.fc1.bias)
+    x, found, seen = torch.randn(3, 5, 8, requires_grad=True), [], []
+    experts.fc1.register_forward_hook(lambda _, inputs, output: seen.append(output.shape))
+    for backend in ("reference", "triton"):
+        monkeypatch.setattr(moe, "bias_gelu", partial(bias_gelu, backend=backend))
+        y = experts(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), [x, *experts.parameters()])])
+    assert seen == [(3, 5, 16)] * 2
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
 
 
 def test_experts_start_identical() -> None:

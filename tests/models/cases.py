@@ -97,6 +97,20 @@ EXPERTS = [
     _experts("vmoe_h14_every2_e32", 7_138_686_440),
 ]
 
+# Tokens of two scales: transformers with a class token, too.
+SMALL_MSVIT = {"patch_size": 8, "coarse": 16, "embed_dim": 32, "depth": 4, "num_heads": 2, "img_size": 64}
+
+
+def _mixed_scales(name: str, num_params: int, dim: int) -> Case:
+    return Case(name, num_params, (dim,) * 4, (16,) * 4, SMALL_MSVIT, "MixedScaleAttention", "gate", weights="default")
+
+
+MIXED_SCALES = [
+    _mixed_scales("msvit_tiny", 5_764_457, 192),
+    _mixed_scales("msvit_small", 22_218_473, 384),
+    _mixed_scales("msvit_base", 87_198_185, 768),
+]
+
 CASES = [
     Case("vig_t", 5_834_536, (192,) * 4, (16,) * 4, SMALL_VIG),
     Case("vig_s", 22_615_144, (384,) * 4, (16,) * 4, SMALL_VIG),

@@ -13,7 +13,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 import gatedvision
-from tests.models.cases import CASES, EXPERTS, GENERATORS, NETWORKS, SCAN_PLANES, SEGMENTERS, Case
+from tests.models.cases import CASES, EXPERTS, GENERATORS, MIXED_SCALES, NETWORKS, SCAN_PLANES, SEGMENTERS, Case
 
 every_model = pytest.mark.parametrize("case", CASES, ids=str)
 every_network = pytest.mark.parametrize("case", NETWORKS, ids=str)
@@ -52,7 +52,7 @@ def last_norm(model: Any) -> nn.Module:
 
 
 def test_every_registered_name_has_a_row() -> None:
-    names = [*(case.name for case in [*CASES, *EXPERTS]), *GENERATORS, *SEGMENTERS, *SCAN_PLANES]
+    names = [*(case.name for case in [*CASES, *EXPERTS, *MIXED_SCALES]), *GENERATORS, *SEGMENTERS, *SCAN_PLANES]
     assert sorted(names) == sorted(gatedvision.list_models())
 
 

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from gatedvision.layers.gated_linear_attention import GatedLinearAttention
-from gatedvision.layers.swiglu import swiglu_width
 from gatedvision.models import ViG, ViGH
 from gatedvision.models.vig_h import ViGHBlock
 
@@ -56,14 +55,6 @@ def test_only_vig_t_has_silu_in_its_mixers() -> None:
         model = timm.create_model(name, device="meta")
         found = {(type(m.act).__name__, m.activation) for m in model.modules() if isinstance(m, GatedLinearAttention)}
         assert found == {("SiLU", "silu") if name == "vig_t" else ("Identity", "identity")}, name
-
-
-@pytest.mark.parametrize(
-    ("dim", "multiple", "width"),
-    [(192, 256, 512), (384, 256, 1024), (768, 256, 2048), (96, 32, 256), (128, 32, 352), (1024, 32, 2752)],
-)
-def test_width_of_the_mlp(dim: int, multiple: int, width: int) -> None:
-    assert swiglu_width(dim, multiple) == width
 
 
 def test_drop_path_rises_from_block_to_block() -> None:

@@ -1,8 +1,7 @@
-"""V-MoE: timm's contract for transformers, the dials of routing, losses, weights of dense networks, and mistakes."""
+"""V-MoE: timm's contract for transformers, the dials of routing, losses, and mistakes."""
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,12 @@ from timm.models import group_parameters, save_for_hf
 from timm.optim import param_groups_weight_decay
 from torch import nn
 
-from gatedvision.models import VMoE, upcycle
+from gatedvision.models import VMoE
 from gatedvision.models.vmoe import last_odd
 from tests.models import test_contract as contract
 from tests.models.cases import EXPERTS, SMALL_VMOE, Case
+from tests.models.small_vmoe import NETWORKS, case_of, small
 from tests.models.test_contract import image
-
-# Slots for all, so that images do not depend on their batch, and no noise, so that training is evaluation.
-NETWORKS = {
-    "top_k": {"num_experts": 4, "capacity_factor": 2.0},
-    "batch_priority": {"num_experts": 4, "capacity_factor": 2.0, "priority": "batch", "representation_size": 24},
-    "expert_choice": {"num_experts": 4, "routing": "expert_choice", "class_token": False, "global_pool": "avg"},
-    "soft": {"num_experts": 3, "routing": "soft", "num_slots": 2, "qk_norm": True},
-    "ensemble": {"num_experts": 6, "capacity_factor": 6.0, "num_selected": 1, "num_members": 2},
-}
-
-
-def case_of(name: str) -> Case:
-    small = {**SMALL_VMOE, "noise_std": 0.0, "img_size": 64, **NETWORKS[name]}
-    return replace(EXPERTS[0], small=small)
-
 
 CHECKS = [
     contract.test_unknown_argument_is_an_error,
@@ -45,10 +30,6 @@ CHECKS = [
 # An ensemble returns more rows than there are images.
 SINGLE = [name for name in NETWORKS if name != "ensemble"]
 every_network = pytest.mark.parametrize("name", NETWORKS)
-
-
-def small(name: str, **options: Any) -> Any:
-    return contract.create(case_of(name), **options)
 
 
 @every_network
@@ -275,7 +256,7 @@ def test_dials_change_a_loaded_model() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("top_k", {"capacity_factor": 0.0}, "capacity_factor must be above 0 and finite, got 0.0"),
+        ("top_k", {"capacity_factor": 0.0}, "capacity_factor must be above 0, got 0.0"),
         ("top_k", {"capacity_factor": 0.5, "priority": "random"}, "one of vanilla, batch, got 'random'"),
         ("top_k", {"capacity_factor": 0.5, "num_selected": 9}, "num_selected must be 1 to 4, the experts, got 9"),
         ("top_k", {"capacity_factor": 0.5, "blocks": [0, 1]}, r"blocks \[0\] have no experts; .* are \[1, 3\]"),
@@ -297,12 +278,13 @@ def test_dials_that_cannot_be_turned(name: str, arguments: dict[str, Any], messa
         ({"num_selected": 9}, "num_selected must be 1 to 8, the experts, got 9"),
         ({"expert_blocks": (1, 4)}, r"expert_blocks must be among 0 to 3, the blocks, got \[1, 4\]"),
         ({"expert_blocks": ()}, r"expert_blocks must be among 0 to 3, the blocks, got \[\]"),
-        ({"capacity_factor": 0.0}, "capacity_factor must be above 0 and finite, got 0.0: no expert had a slot"),
+        ({"capacity_factor": 0.0}, "capacity_factor must be above 0, got 0.0: no expert had a slot"),
         ({"num_experts": 2}, "the load loss does not work with 2 experts a member, got load_weight 0.005"),
         ({"num_experts": 9, "num_members": 2}, "9 experts cannot be shared by 2 members equally"),
         ({"routing": "hash"}, "routing must be one of top_k, expert_choice, soft, got 'hash'"),
         ({"routing": "soft", "num_members": 2}, "num_members and priority belong to routing 'top_k', got"),
         ({"routing": "soft", "capacity_factor": 1e-3}, "at least one slot an expert, got 0 slots of 8 experts"),
+        ({"routing": "soft", "capacity_factor": float("inf")}, "must be finite where slots mix tokens, got inf"),
         ({"class_token": False}, "global_pool 'token' needs class_token=True"),
         ({"global_pool": "map"}, "global_pool must be 'token', 'avg', 'avgmax', 'max' or '', got 'map'"),
         ({"img_size": 4}, "img_size 4 is smaller than a patch of 8 pixels"),
@@ -365,49 +347,26 @@ def test_round_trip_through_files(tmp_path: Path) -> None:
     torch.testing.assert_close(model.pos_embed, wide.pos_embed)
 
 
-def dense(**options: Any) -> Any:
-    torch.manual_seed(1)
-    arguments = {"patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 10, **options}
-    return timm.create_model("vit_tiny_patch16_224", img_size=64, **arguments).eval()
+def test_fine_tuning_leaves_out_the_layer_before_the_head(tmp_path: Path) -> None:
+    model = small("batch_priority")
+    torch.save(model.state_dict(), tmp_path / "own.pth")
+    overlay = {"file": str(tmp_path / "own.pth"), "num_classes": 10}
+    options = {**case_of("batch_priority").small, "representation_size": 0, "num_classes": 10}
+    tuned: Any = timm.create_model("vmoe_s32_last2_e8", pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    # The head read other features.
+    assert tuned.head.in_features == 32 and not tuned.head.weight.any()
+    torch.testing.assert_close(
+        tuned.eval().forward_features(image(1, 3, 64, 64)), model.forward_features(image(1, 3, 64, 64))
+    )
 
 
-@pytest.mark.parametrize("name", ["top_k", "expert_choice", "soft"])
-def test_upcycled_experts_are_the_dense_perceptron(name: str) -> None:
-    teacher = dense()
-    options: dict[str, Any] = {"num_selected": 4} if name == "top_k" else {}
-    options |= {"qk_norm": False, "class_token": True, "global_pool": "token"}
-    model = upcycle(small(name, act_layer="gelu", **options), teacher)
-    weight = model.blocks[3].mlp.experts.fc1.weight
-    assert all(torch.equal(expert, teacher.blocks[3].mlp.fc1.weight.T) for expert in weight)
-    if name == "top_k":
-        # Gates of all experts sum to 1.
-        x = image(2, 3, 64, 64)
-        torch.testing.assert_close(model(x), teacher(x), rtol=1e-4, atol=1e-5)
-
-
-def test_upcycling_keeps_the_head_of_other_classes() -> None:
-    model = small("top_k", num_classes=7)
-    head = model.head.weight.clone()
-    state = {"model": dense().state_dict()}
-    upcycle(model, state)
-    assert torch.equal(model.head.weight, head)
-    assert upcycle(small("top_k", img_size=32), dense(num_classes=0)).pos_embed.shape == (1, 17, 32)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"depth": 3}, "the dense network does not fit: missing blocks.3.norm1.weight"),
-        ({"init_values": 1e-5}, "unexpected blocks.0.ls1.gamma"),
-        ({"embed_dim": 48}, r"the dense network has other sizes, as cls_token: \(1, 1, 48\) for \(1, 1, 32\)"),
-    ],
-)
-def test_dense_networks_that_do_not_fit(options: dict[str, Any], message: str) -> None:
-    model = small("top_k")
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match=message):
-        upcycle(model, dense(**options))
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+@pytest.mark.parametrize("name", ["top_k", "ensemble"])
+def test_dropping_nothing_without_buffers(name: str) -> None:
+    model, x = small(name), image(3, 3, 64, 64)
+    expected = model(x)
+    model.set_capacity(float("inf"))
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+    assert model.to("meta")(x.to("meta")).shape == expected.shape
 
 
 def test_dropout_of_experts_is_their_own() -> None:

@@ -42,6 +42,17 @@ def test_label_smoothing_enters_the_loss():
     torch.testing.assert_close(model(images(), labels, mode="loss")["loss"], expected)
 
 
+def test_sigmoids_judge_each_class_by_itself():
+    model, labels = Classification(BACKBONE, sigmoid=True).eval(), torch.tensor([0, 1, 2, 3])
+    logits = model(images())
+    by_class = -functional.logsigmoid(torch.where(torch.eye(4) == 1, logits, -logits))
+    torch.testing.assert_close(model(images(), labels, mode="loss")["loss"], by_class.sum(1).mean())
+    # Soft labels of mixed images, too.
+    model = Classification(BACKBONE, mixup=MIXUP, sigmoid=True).train()
+    loss = model(images(), labels, mode="loss")["loss"]
+    assert loss > 1.5 * functional.cross_entropy(logits, labels)
+
+
 def test_mixup_acts_in_training_only_and_leaves_the_batch_alone():
     torch.manual_seed(0)
     model = Classification(BACKBONE, mixup=MIXUP)
@@ -80,6 +91,94 @@ def test_mixup_follows_the_generator_that_checkpoints_save():
         torch.manual_seed(3)
         losses.append(model(images(), torch.tensor([0, 1, 2, 3]), mode="loss")["loss"].item())
     assert losses[0] == losses[1]
+
+
+EXPERTS = {
+    "model_name": "vmoe_s32_last2_e8",
+    "img_size": 32,
+    "patch_size": 16,
+    "embed_dim": 16,
+    "depth": 3,
+    "num_heads": 2,
+    "representation_size": 0,
+    "expert_blocks": (1, 2),
+    "num_experts": 6,
+    "num_classes": 4,
+}
+
+
+def build_experts(mixup: dict | None = None, **options: object) -> Classification:
+    torch.manual_seed(0)
+    model = Classification({**EXPERTS, **options}, mixup=mixup)
+    # The classifier starts at zero.
+    torch.nn.init.normal_(model.backbone.head.weight)
+    return model
+
+
+def test_auxiliary_losses_are_added_once_and_logged():
+    model, labels = build_experts(gshard_weight=0.01).train(), torch.tensor([0, 1, 2, 3])
+    logits = []
+    model.backbone.register_forward_hook(lambda _, args, output: logits.append(output))
+    losses = model(images(), labels, mode="loss")
+    found = model.backbone.auxiliary_losses()
+    assert found.keys() == {"importance", "load", "gshard", "auxiliary"}
+    expected = 0.005 * found["importance"] + 0.005 * found["load"] + 0.01 * found["gshard"]
+    torch.testing.assert_close(losses["auxiliary"], expected)
+    torch.testing.assert_close(losses["cross_entropy"], functional.cross_entropy(logits[0], labels))
+    # What mmengine minimises, and what it logs.
+    minimised, logged = model.parse_losses(losses)
+    torch.testing.assert_close(minimised, losses["cross_entropy"] + expected)
+    assert logged["loss"] == minimised
+    parts = {f"auxiliary/{name}" for name in ("importance", "load", "gshard")}
+    assert logged.keys() == {"loss", "cross_entropy", "auxiliary"} | parts
+    assert all(logged[f"auxiliary/{name}"] == found[name] for name in ("importance", "load", "gshard"))
+    minimised.backward()
+    assert model.backbone.blocks[1].mlp.router.weight.grad.abs().max() > 0
+
+
+def test_auxiliary_losses_are_of_training_and_of_what_is_to_be_balanced():
+    labels = torch.tensor([0, 1, 2, 3])
+    model = build_experts()
+    model.train()(images(), labels, mode="loss")
+    model.backbone.keep_routing()
+    assert model.eval()(images(), labels, mode="loss").keys() == {"loss"}
+    model = build_experts(routing="expert_choice")
+    assert model.train()(images(), labels, mode="loss").keys() == {"loss"}
+
+
+def test_members_of_an_ensemble_learn_alike_and_predict_together():
+    model = build_experts(num_members=2, num_selected=1, noise_std=0.0).eval()
+    labels = torch.tensor([0, 1, 2, 3])
+    rows = model.backbone(images())
+    members = rows.view(4, 2, 4)
+    assert (members[:, 0] - members[:, 1]).abs().max() > 1e-3
+    expected = sum(functional.cross_entropy(members[:, member], labels) for member in range(2)) / 2
+    torch.testing.assert_close(model(images(), labels, mode="loss")["loss"], expected)
+    [prediction] = model(images(), labels, mode="predict")
+    mean = members.softmax(-1).mean(1)
+    torch.testing.assert_close(prediction["logits"].softmax(-1), mean)
+    torch.testing.assert_close(model(images()).softmax(-1), mean)
+    losses = model.train()(images(), labels, mode="loss")
+    torch.testing.assert_close(losses["loss"], losses["cross_entropy"] + losses["auxiliary"])
+
+
+def test_members_of_an_ensemble_see_one_mixture():
+    model = build_experts(MIXUP, num_members=2, num_selected=1).train()
+    seen = {}
+    model.backbone.register_forward_hook(lambda _, args, output: seen.update(inputs=args[0], logits=output))
+    model.soft_loss.register_forward_pre_hook(lambda _, args: seen.update(soft_labels=args[1]))
+    assert model(images(5), torch.arange(5) % 4, mode="loss")["loss"].isfinite()
+    assert seen["inputs"].shape[0] == 5 and seen["logits"].shape == seen["soft_labels"].shape == (10, 4)
+    assert torch.equal(seen["soft_labels"][0::2], seen["soft_labels"][1::2])
+    torch.testing.assert_close(seen["soft_labels"].sum(1), torch.ones(10))
+
+
+def test_logits_keep_double_precision():
+    model = Classification(BACKBONE).double().eval()
+    [prediction] = model(images().double(), mode="predict")
+    assert prediction["logits"].dtype == torch.float64
+    [prediction] = model.to(torch.bfloat16)(images().bfloat16(), mode="predict")
+    assert prediction["logits"].dtype == torch.float32
 
 
 def test_any_timm_model_and_channels_last():

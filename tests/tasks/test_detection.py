@@ -40,6 +40,15 @@ def batch(with_masks: bool = True) -> dict:
     return {"inputs": inputs, "targets": targets}
 
 
+def test_losses_of_a_backbone_that_has_them():
+    backbone = {"model_name": "msvit_tiny", "embed_dim": 32, "depth": 4, "num_heads": 2, "img_size": 64}
+    backbone["gate_loss"] = {"target": 0.5, "kind": "batch_shaping"}
+    model = make("fcos", backbone, neck="simple")
+    losses = model(**batch(False), mode="loss")
+    expected = model.backbone.auxiliary_losses()["auxiliary"]
+    torch.testing.assert_close(losses["loss_backbone"], expected)
+
+
 @pytest.mark.parametrize("detector", ["mask_rcnn", "faster_rcnn", "retinanet", "fcos"])
 @pytest.mark.parametrize(("backbone", "neck"), [(HORNET, "fpn"), (HORNET, "hor_fpn"), (VIG, "simple")])
 def test_training_and_prediction(detector, backbone, neck):

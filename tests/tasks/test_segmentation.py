@@ -7,17 +7,26 @@ from torch import nn
 
 import gatedvision.tasks.segmentation
 from gatedvision.engine import ParamGroups
-from gatedvision.heads import FCNHead, FPNHead, UPerHead
+from gatedvision.heads import FCNHead, FPNHead, LinearHead, UPerHead
 from gatedvision.tasks import Classification, Segmentation
 
 HORNET = {"model_name": "hornet_tiny_7x7", "dims": (8, 16, 32, 64), "depths": (1, 1, 1, 1)}
 PLAIN = {"model_name": "vig_t", "dim": 32, "depth": 4, "num_heads": 2}
+MIXED_SCALE = {
+    "model_name": "msvit_tiny",
+    "img_size": 64,
+    "embed_dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "gate_loss": {"target": 0.3},
+}
 
 
 def build(backbone=HORNET, head=UPerHead, **options) -> Segmentation:
     torch.manual_seed(0)
     options = {"auxiliary_head": {"type": FCNHead, "dim": 8}, **options}
-    return Segmentation(backbone, 5, {"type": head, "dim": 8}, **options)
+    width = {} if head is LinearHead else {"dim": 8}
+    return Segmentation(backbone, 5, {"type": head, **width}, **options)
 
 
 def draw_batch(*sizes: tuple[int, int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -111,6 +120,40 @@ def test_plain_backbones_get_a_pyramid_and_others_their_maps():
     maps = staged._maps(torch.rand(1, 3, 64, 64))
     assert [tuple(x.shape[1:]) for x in maps] == [(8, 16, 16), (16, 8, 8), (32, 4, 4), (64, 2, 2)]
     torch.testing.assert_close(maps[1].mean(1), torch.zeros(1, 8, 8), rtol=0, atol=1e-5)
+
+
+def test_plain_maps_as_they_are_for_a_linear_head():
+    backbone = {**PLAIN, "out_indices": 1}
+    model = Segmentation(backbone, 5, {"type": LinearHead}, norm_maps=True, pyramid_dim=None).eval()
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    [features] = model.features(image)
+    logits = model.head.classifier(model.norms[0](features))
+    assert logits.shape == (1, 5, 4, 4)
+    torch.testing.assert_close(model(image), F.interpolate(logits, (64, 64), mode="bilinear"))
+
+
+def test_losses_and_costs_of_a_backbone_that_has_them():
+    torch.manual_seed(0)
+    images, labels = (torch.stack(tensors) for tensors in draw_batch((64, 64), (64, 64)))
+    model = build({**MIXED_SCALE, "out_indices": 1}, LinearHead, auxiliary_head=None, pyramid_dim=None)
+    losses = model(images, labels, mode="loss")
+    parts = {f"auxiliary/gate_{name}" for name in ("prior", "hyperprior", "temperature")}
+    assert losses.keys() == {"loss_head", "loss_backbone"} | parts
+    sum(loss for name, loss in losses.items() if name.startswith("loss")).backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    assert model.eval()(images, labels, mode="loss").keys() == {"loss_head"}
+
+    model.backbone.set_choice("random", 0.25)
+    [prediction] = model(list(images[:1]), mode="predict")
+    costs = prediction["costs"]
+    assert costs["fine_share"].tolist() == [0.25] and 0 < costs["GMACs"] < 1
+    # Four windows of a quarter of the regions, one of the 2 x 2 fine.
+    model.backbone.set_choice("centre", 0.25)
+    images = list(torch.cat([images, images], 3).repeat(1, 1, 2, 1)[:1, :, :128, :128])
+    model.inference.crop = model.inference.stride = 64
+    [windows] = model(images, mode="predict")
+    assert windows["costs"]["fine_share"].tolist() == [0.25]
+    torch.testing.assert_close(windows["costs"]["GMACs"], 4 * costs["GMACs"])
 
 
 @pytest.mark.parametrize("backbone", [HORNET, PLAIN], ids=["pyramid", "plain"])

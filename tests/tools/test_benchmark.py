@@ -65,6 +65,45 @@ def test_models_as_json(benchmark, tmp_path):
     assert row["images/s (20–80 %)"].keys() == {"median", "low", "high"}
     assert f"{row['images/s (20–80 %)']['median']:.4g} (" in output.splitlines()[-1]
     assert content["command"] in output and content["versions"]["torch"]
+    assert out.with_suffix(".md").read_text() == output
+
+
+def test_a_run_is_drawn_and_compared(benchmark, tmp_path):
+    old, new, picture = tmp_path / "old.json", tmp_path / "new.json", tmp_path / "models.png"
+    sizes = ["--batch", 1, "--size", 32, 64, "--seconds", 0.001, "--dtype", "fp32", "--mode", "inference"]
+    models = ["test_resnet", "vig_t(depth=1)", "--yardstick", "test_resnet", "--compile", "eager"]
+    code, _, errors = benchmark("model", *models, *sizes, "--out", old, "--plot", picture)
+    assert code == 0, errors
+    assert picture.stat().st_size > 0
+    content = json.loads(old.read_text())
+    content["rows"][3]["times yardstick"] *= 0.9
+    new.write_text(json.dumps(content))
+    code, output, errors = benchmark("compare", new, old)
+    assert code == 1 and len(output.splitlines()) == 2 + 4
+    assert errors.startswith("regression: vig_t(depth=1), inference, eager, 64 pixels, batch 1: ")
+    assert errors.count("\n") == 1
+    assert benchmark("compare", new, old, "--tolerance", 0.2)[0] == 0
+    content["title"] = "fp16"
+    new.write_text(json.dumps(content))
+    code, output, errors = benchmark("compare", new, old)
+    assert (code, output) == (2, "") and errors.startswith("error: title differs: 'fp16' in ")
+    assert benchmark("compare", tmp_path / "nothing.json", old)[0] == 2
+
+
+def test_blocks_table(benchmark):
+    name = "moganet_xtiny(dims=[16, 16, 16, 16], depths=[1, 1, 1, 1])"
+    code, output, errors = benchmark("blocks", name, "--batch-size", 1, "--img-size", 64, "--seconds", 0.001)
+    assert code == 0, errors
+    assert len(output.splitlines()) == 4 + 8
+
+
+def test_experts_table(benchmark):
+    sizes = ["--images", 1, "--tokens", 9, "--width", 8, "--hidden", 16, "--experts", 4, "--capacities", 0.5]
+    code, output, errors = benchmark("experts", *sizes, "--seconds", 0.001)
+    assert code == 0, errors
+    rows = [line.split(" | ") for line in output.splitlines()[4:]]
+    assert len(rows) == 10
+    assert rows[2][:3] == ["| gatedvision MoeMlp", "0.5", "forward"]
 
 
 def test_a_wrong_operator_is_not_timed(benchmark, monkeypatch):
@@ -77,9 +116,22 @@ def test_a_wrong_operator_is_not_timed(benchmark, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["model", "vig_x"], "unknown model 'vig_x': timm.list_models() has the known ones"),
+        (
+            ["model", "vig_x"],
+            "unknown model 'vig_x': timm.list_models() has the known ones, others are module:callable",
+        ),
+        (
+            ["model", "vig_t", "--out", "table.md"],
+            "the file of the results must end in .json, got 'table.md'; the table goes beside it as .md",
+        ),
         (["model", "vig_t", "--batch-size", "0"], "batch size must be positive, got 0"),
         (["operator", "--heads", "-1"], "heads must be positive, got -1"),
+        (["experts", "--images", "9"], "images must make equal groups of up to 8, got 9"),
+        (
+            ["experts", "--images", "1", "--capacities", "0"],
+            "capacity_factor must be above 0, got 0.0: no expert had a slot",
+        ),
+        (["experts", "--experts", "1"], "num_selected must be 1 to 1, the experts, got 2"),
     ],
 )
 def test_mistakes_are_one_line(benchmark, arguments, message):

@@ -1,0 +1,36 @@
+"""CIFAR-10 enlarged to 128 pixels for V-MoE's fine-tuning: crops of any size and mirror images, kept in memory.
+
+Folders: ``$GATEDVISION_DATA/cifar10/{train,test}/<class>/*.jpg`` or ``.png`` (``GATEDVISION_DATA`` is ``data`` when
+unset). Images stay bytes, which the task brings between -1 and 1.
+"""
+
+from mmengine.config import read_base
+
+from gatedvision.data import create_transform
+
+with read_base():
+    from .cifar10 import *
+
+train_pipeline = dict(
+    type=create_transform,
+    input_size=128,
+    is_training=True,
+    scale=(0.05, 1.0),
+    color_jitter=None,
+    interpolation="bilinear",
+    normalize=False,
+)
+val_pipeline = dict(
+    type=create_transform,
+    input_size=128,
+    is_training=False,
+    crop_pct=1.0,
+    crop_mode="squash",
+    interpolation="bilinear",
+    normalize=False,
+)
+train_dataloader.dataset.transform = train_pipeline
+val_dataloader.dataset.transform = val_pipeline
+# Images are routed in groups, which in the order of the folders would be of one class.
+val_dataloader.sampler.shuffle = True
+test_dataloader = val_dataloader

@@ -1,0 +1,39 @@
+"""MSViT-S tuned on ten ImageNet classes at 224 pixels, from a ViT-S/16 that was trained on them before: 20 epochs.
+
+Needs the run of vit_small_imagenette.py. The target is the share of regions that are cut into fine tokens:
+``--cfg-options model.backbone.gate_loss.target=0.25``. Other losses for the gate:
+``model.backbone.gate_loss.kind=batch_shaping`` or ``mean_rate``; without a gate, random regions of equal share:
+``model.backbone.choice=random model.backbone.budget=0.25 find_unused_parameters=True``.
+Command: ``GATEDVISION_DATA=/path/to/data python tools/train.py configs/msvit/msvit_small_imagenette.py``
+"""
+
+from mmengine.config import read_base
+
+from gatedvision.engine import EMA
+from gatedvision.metrics import Accuracy, ImageCosts
+from gatedvision.tasks import Classification
+
+with read_base():
+    from .._base_.default_runtime import *
+    from .._base_.imagenette224 import *
+    from .._base_.tune_20_epochs import *
+
+model = dict(
+    type=Classification,
+    backbone=dict(
+        model_name="msvit_small",
+        pretrained=True,
+        pretrained_cfg_overlay=dict(file="work_dirs/vit_small_imagenette/epoch_100.pth", num_classes=10),
+        num_classes=10,
+        drop_path_rate=0.1,
+        gate_loss=dict(target=0.5, weight=4.0),
+    ),
+    label_smoothing=0.1,
+)
+# In 63 steps an epoch little is learned at a rate for ImageNet.
+optim_wrapper.optimizer.lr = 2e-4
+auto_scale_lr.base_batch_size = 64
+custom_hooks = [dict(type=EMA, momentum=2e-3, gamma=4)]
+val_evaluator = [dict(type=Accuracy, topk=(1, 5)), dict(type=ImageCosts)]
+test_evaluator = val_evaluator
+amp = "bf16"

@@ -1,0 +1,77 @@
+"""A step of inference or of training of any model of images, as a call without arguments."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+
+def inference_step(
+    model: nn.Module, images: Tensor, dtype: torch.dtype, compile: str | None = None
+) -> Callable[[], Any]:
+    """Return a forward pass in ``dtype`` throughout; the model is turned to evaluation and that dtype.
+
+    Args:
+        model: on the device of the images.
+        images: ``[B, C, H, W]``.
+        dtype: of weights and images.
+        compile: mode of ``torch.compile``; ``None`` does not compile.
+    """
+    run, images = _compiled(model.eval().to(dtype), compile), images.to(dtype)
+    return torch.inference_mode()(lambda: run(images))
+
+
+def training_step(
+    model: nn.Module, images: Tensor, dtype: torch.dtype, compile: str | None = None
+) -> Callable[[], None]:
+    """Return a forward pass, a backward pass and AdamW on float32 weights, under autocast to ``dtype``.
+
+    The loss is the cross entropy with random labels where the output is one tensor of scores, ``[B, K]`` or
+    ``[B, K, H, W]``, and the mean square of all its tensors otherwise.
+
+    Args:
+        model: in float32, on the device of the images; it is turned to training.
+        images: ``[B, C, H, W]``.
+        dtype: of autocast; float32 does without, float16 has its gradients scaled.
+        compile: mode of ``torch.compile``; ``None`` does not compile.
+    """
+    device = images.device.type
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-4, fused=device == "cuda")
+    scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
+    autocast = torch.autocast(device, dtype, enabled=dtype != torch.float32)
+    with torch.no_grad(), autocast:
+        output = model(images[:2])
+    labels = None
+    if isinstance(output, Tensor):
+        labels = torch.randint(output.shape[1], (len(images), *output.shape[2:]), device=device)
+    run = _compiled(model, compile)
+
+    def step() -> None:
+        with autocast:
+            loss = _loss(run(images), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        # Between steps no memory is taken that other models could use.
+        optimizer.zero_grad()
+
+    return step
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """Return the floating tensors of nested tuples, lists and dictionaries, in order."""
+    return [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point()]
+
+
+def _loss(output: Any, labels: Tensor | None) -> Tensor:
+    if labels is not None:
+        return F.cross_entropy(output, labels)
+    return torch.stack([x.float().square().mean() for x in tensors_of(output)]).sum()
+
+
+def _compiled(model: nn.Module, mode: str | None) -> Callable[..., Any]:
+    # Each shape has code of its own, as it would have in a user's run.
+    return torch.compile(model, mode=mode, dynamic=False) if mode else model

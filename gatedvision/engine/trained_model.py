@@ -1,0 +1,97 @@
+"""A trained model ready to be looked at: config and checkpoint in, task model in evaluation mode out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+
+from gatedvision.engine.checkpoint_file import (
+    CheckpointError,
+    find_last_checkpoint,
+    load_weights,
+    read_checkpoint,
+    select_weights,
+)
+from gatedvision.engine.launch import load_config
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a run trained.
+
+    Attributes:
+        cfg: the run's config.
+        task: the task model, in evaluation mode.
+        checkpoint: where its weights are from.
+        device: where they lie.
+    """
+
+    cfg: Config
+    task: Any
+    checkpoint: Path
+    device: torch.device
+
+
+def load_trained(
+    config: Path,
+    checkpoint: Path,
+    weights: Literal["ema", "raw"] = "ema",
+    device: str | None = None,
+    cfg_options: dict[str, Any] | None = None,
+) -> TrainedModel:
+    """Build the model of a config with the weights of a checkpoint.
+
+    Args:
+        config: config file of the run.
+        checkpoint: its checkpoint, or its work directory, meaning the last one.
+        weights: the moving average of the weights where there is one, or the weights in training.
+        device: such as ``"cpu"``; the GPU where there is one by default.
+        cfg_options: settings that replace those of the config, by dotted name.
+
+    Returns:
+        The model.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, it is damaged, or it does not fit the model.
+        ValueError: the config does not fit.
+    """
+    cfg = load_config(config, cfg_options=cfg_options)
+    found = find_last_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint
+    if found is None:
+        raise CheckpointError(f"no checkpoint in {checkpoint}")
+    # Before the model is built: a wrong path should show at once.
+    state_dict, _ = select_weights(read_checkpoint(found), weights)
+    # The checkpoint holds all weights: none have to be fetched to be overwritten.
+    for part in ("backbone", "network"):
+        if cfg.model.get(part, {}).get("pretrained"):
+            cfg.model[part].pretrained = False
+    task: Any = MODELS.build(cfg.model)
+    load_weights(task, state_dict, str(found))
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return TrainedModel(cfg, task.to(place).eval(), found, place)
+
+
+def config_of_run(work_dir: Path) -> Path:
+    """Find the config that a run left in its work directory, its ``--cfg-options`` in it.
+
+    Args:
+        work_dir: the work directory.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: there is no work directory, or no config in it.
+        ValueError: it holds several.
+    """
+    if not work_dir.is_dir():
+        raise FileNotFoundError(f"no work directory '{work_dir}'")
+    found = sorted(work_dir.glob("*.py"))
+    if not found:
+        raise FileNotFoundError(f"no config in '{work_dir}': tools/train.py leaves one there")
+    if len(found) > 1:
+        raise ValueError(f"'{work_dir}' holds the configs of several runs: {', '.join(path.name for path in found)}")
+    return found[0]

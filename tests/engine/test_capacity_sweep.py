@@ -1,0 +1,95 @@
+"""Every combination of dials in one pass, against evaluations one by one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS
+
+from gatedvision.data import collate_samples
+from gatedvision.engine.capacity_sweep import sweep_capacity
+
+CONFIG = Path(__file__).parents[2] / "configs" / "vmoe" / "vmoe_nano_digits.py"
+SMALL = {"model.backbone.depth": 2, "model.backbone.embed_dim": 16, "model.backbone.expert_blocks": (0, 1)}
+
+
+def build(**options):
+    config = Config.fromfile(str(CONFIG))
+    for name, value in {**SMALL, **options}.items():
+        config.merge_from_dict({name: value})
+    torch.manual_seed(0)
+    model = MODELS.build(config.model).eval()
+    # Experts that differ, and an answer that depends on them, as after training.
+    for name, parameter in model.named_parameters():
+        if name.endswith(("router.weight", "head.weight", "fc1.weight", "fc2.weight")):
+            torch.nn.init.normal_(parameter, std=0.5)
+    return config, model
+
+
+@pytest.fixture
+def run(tmp_path):
+    def save(**options) -> Path:
+        path = tmp_path / "epoch_1.pth"
+        torch.save({"state_dict": build(**options)[1].state_dict(), "meta": {"epoch": 1, "iter": 1}}, path)
+        return path
+
+    return save
+
+
+@torch.inference_mode()
+def accuracy(model, config, **dials) -> float:
+    dataset = DATASETS.build(config.test_dataloader.dataset)
+    batch = collate_samples([dataset[index] for index in range(len(dataset))])
+    model.backbone.set_capacity(dials.pop("capacity"), **dials)
+    size = config.test_dataloader.batch_size
+    logits = torch.cat([model(inputs) for inputs in batch["inputs"].split(size)])
+    return 100 * (logits.argmax(1) == batch["labels"]).double().mean().item()
+
+
+def test_every_combination(run):
+    options = dict(capacity=[0.25, 4.0, float("inf")], num_selected=[1, 2], device="cpu", seconds=1e-3)
+    cfg_options = {**SMALL, "test_dataloader.batch_size": 71}
+    report = sweep_capacity(CONFIG, run(), cfg_options=cfg_options, **options)
+    config, model = build(**cfg_options)
+    dials = [(row["priority"], row["experts a token"], row["capacity"]) for row in report.rows]
+    assert dials == [(p, k, c) for p in ("vanilla", "batch") for k in (1, 2) for c in options["capacity"]]
+    for row in report.rows:
+        own = accuracy(
+            model, config, capacity=row["capacity"], priority=row["priority"], num_selected=row["experts a token"]
+        )
+        assert row["accuracy/top1"] == pytest.approx(own)
+        rate = row["images/s (20–80 %)"]
+        assert 0 < rate.low <= rate.median <= rate.high and row["peak memory (MiB)"] is None
+    by_dials = dict(zip(dials, report.rows, strict=True))
+    assert len({row["accuracy/top1"] for row in report.rows}) > 4
+    for priority in ("vanilla", "batch"):
+        few, all_of_them, exact = (by_dials[priority, 2, capacity] for capacity in options["capacity"])
+        # Slots for a quarter of two choices, so for half of the tokens at most.
+        assert few["tokens left out (%)"] > 49 and all_of_them["tokens left out (%)"] == 0
+        assert all_of_them["loss"] == pytest.approx(exact["loss"], abs=1e-5)
+        assert few["GMACs per image"] < exact["GMACs per image"] < all_of_them["GMACs per image"]
+    assert report.title.endswith("epoch_1.pth, 355 images, timed in batches of 71, fp32")
+
+
+def test_multiply_adds_follow_the_capacity(run):
+    found = [
+        sweep_capacity(CONFIG, run(), [factor], ["batch"], device="cpu", seconds=1e-3, cfg_options=SMALL).rows[0]
+        for factor in (1.0, 2.0, float("inf"))
+    ]
+    one, two, exact = (row["GMACs per image"] for row in found)
+    # Of an image, 17 tokens make two choices in each of two blocks; a group of eight divides them evenly.
+    per_slot = 2 * 16 * 64 / 1e9
+    assert two - one == pytest.approx(2 * 17 * 2 * per_slot, rel=1e-6)
+    assert one == pytest.approx(exact, rel=1e-6)
+
+
+def test_experts_that_choose_have_a_capacity_only(run):
+    options = {**SMALL, "model.backbone.routing": "expert_choice"}
+    report = sweep_capacity(CONFIG, run(**options), [0.5, 1.0], device="cpu", seconds=1e-3, cfg_options=options)
+    assert [(row["priority"], row["experts a token"], row["capacity"]) for row in report.rows] == [
+        (None, None, 0.5),
+        (None, None, 1.0),
+    ]
+    with pytest.raises(ValueError, match="neither priority nor num_selected to set"):
+        sweep_capacity(CONFIG, run(**options), [0.5], ["batch"], device="cpu", cfg_options=options)
