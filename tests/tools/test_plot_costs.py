@@ -68,6 +68,9 @@ def test_a_curve_beside_baselines_and_other_runs(run_tool, runs, tmp_path):
     assert [point["series"] for point in points] == ["learned", "random", "centre", "plain", "again"]
     learned, random, centre, plain, again = points
     assert learned == {**again, "series": "learned"}
+    # What is drawn at random is drawn alike in the next run.
+    run_tool("plot_costs", runs["gate"], "--out", out, "--device", "cpu", "--baselines", "random")
+    assert json.loads(out.with_suffix(".json").read_text()) == [learned, random]
     for baseline in (random, centre):
         assert baseline["fine_share"] == pytest.approx(learned["fine_share"], abs=0.5 / 16)
         assert baseline["quality"] != learned["quality"]
