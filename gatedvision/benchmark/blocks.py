@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from gatedvision.benchmark.report import DTYPES, Cell, Report, current_device
 from gatedvision.benchmark.roofline import DEPTHWISE_RATE, Peaks, Work, find_floor, measure_peaks
 from gatedvision.benchmark.sources import create_model
+from gatedvision.benchmark.steps import autocast_to
 from gatedvision.benchmark.timing import time_call, time_replay
 from gatedvision.models.hornet import HorNet
 from gatedvision.models.moganet import MogaNet
@@ -94,7 +95,7 @@ def last_blocks(name: str, model: nn.Module, images: Tensor, dtype: torch.dtype)
     stages: Any = model.stages
     found: dict[nn.Module, tuple[Any, ...]] = {}
     hooks = [stage.blocks[-1].register_forward_pre_hook(found.__setitem__) for stage in stages]
-    with torch.no_grad(), _autocast(images, dtype):
+    with torch.no_grad(), autocast_to(dtype, images.device):
         model(images.contiguous(memory_format=torch.channels_last))
     for hook in hooks:
         hook.remove()
@@ -135,7 +136,7 @@ def _time_block(block: Block, dtype: torch.dtype, peaks: Peaks, seconds: float) 
     maps_in = _maps(inputs)
     device = maps_in[0].device
     # Without a cache, weights are cast at every call, as they are at every step.
-    autocast = _autocast(maps_in[0], dtype, cache_enabled=False)
+    autocast = autocast_to(dtype, maps_in[0].device, cache_enabled=False)
 
     def forward() -> list[Tensor]:
         with autocast:
@@ -173,7 +174,3 @@ def _time_block(block: Block, dtype: torch.dtype, peaks: Peaks, seconds: float) 
 def _maps(values: Any) -> list[Tensor]:
     """Return what is a map among nested tuples; the factors that HorNet's blocks pass on are none."""
     return [x for x in tree_leaves(values) if isinstance(x, Tensor) and x.ndim == 4]
-
-
-def _autocast(x: Tensor, dtype: torch.dtype, cache_enabled: bool = True) -> torch.autocast:
-    return torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=cache_enabled)

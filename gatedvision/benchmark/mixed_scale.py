@@ -8,9 +8,9 @@ import timm
 import torch
 from torch import Tensor
 
-from gatedvision.benchmark.correctness import relative_error
+from gatedvision.benchmark.correctness import check_outputs
 from gatedvision.benchmark.report import DTYPES, Cell, Report, current_device
-from gatedvision.benchmark.steps import training_step
+from gatedvision.benchmark.steps import autocast_to, training_step
 from gatedvision.benchmark.timing import Spread, note, time_call
 from gatedvision.layers.token_packing import resolve_form
 from gatedvision.models.msvit import MixedScaleTokens
@@ -80,7 +80,7 @@ def set_coarse_share(model: MixedScaleTokens, images: Tensor, share: float, dtyp
     # Saturated probabilities have no order, so the logits are looked at, and moved to the middle first.
     logits: list[Tensor] = []
     hook = model.gate.mlp.register_forward_hook(lambda module, inputs, output: logits.append(output.float()))
-    with torch.no_grad(), _autocast(images, dtype):
+    with torch.no_grad(), autocast_to(dtype, images.device):
         bias.zero_()
         for part in images.split(32):
             model.tokenize(part)
@@ -90,10 +90,6 @@ def set_coarse_share(model: MixedScaleTokens, images: Tensor, share: float, dtyp
     edges = torch.cat([ordered[:1] - 1, ordered, ordered[-1:] + 1])
     with torch.no_grad():
         bias.fill_(-(edges[border] + edges[border + 1]) / 2)
-
-
-def _autocast(images: Tensor, dtype: torch.dtype) -> torch.autocast:
-    return torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32)
 
 
 def _inference_rows(
@@ -108,7 +104,7 @@ def _inference_rows(
     def runs(call: Callable[[Tensor], Any]) -> Callable[[], Any]:
         @torch.inference_mode()
         def run() -> None:
-            with _autocast(images, dtype):
+            with autocast_to(dtype, images.device):
                 call(images)
 
         return run
@@ -130,7 +126,7 @@ def _inference_rows(
                 model.set_choice("gate")
                 model.set_packing(packing)
             try:
-                with _autocast(images, dtype):
+                with autocast_to(dtype, images.device):
                     resolve_form(model.packing, images)
             except ValueError as obstacle:
                 note(f"packing {packing}", obstacle)
@@ -180,14 +176,12 @@ def _row(
     tokens: float,
     gmacs: Optional[float],
 ) -> dict[str, Cell]:
-    # The slow steps give the low rates.
-    rate = Spread(*(1e3 * images / ms for ms in (time.median, time.high, time.low)))
     return {
         "model": name,
         "mode": mode,
         "coarse": share,
         "packing": packing,
-        "images/s (20–80 %)": rate,
+        "images/s (20–80 %)": time.rate(images),
         "times plain": base.median / time.median,
         "choice (%)": None,
         "tokens": float(tokens),
@@ -213,7 +207,7 @@ def check_output(name: str, model: Any, plain: Any, images: Tensor, dtype: torch
     Raises:
         ValueError: it is above the limit of the dtype.
     """
-    with _autocast(images, dtype):
+    with autocast_to(dtype, images.device):
         actual = model(images)
     if plain is None:
         coarse = model.last.coarse
@@ -222,8 +216,4 @@ def check_output(name: str, model: Any, plain: Any, images: Tensor, dtype: torch
         wide.set_packing("dense")
     else:
         wide = copy.deepcopy(plain).double()
-    error = relative_error(actual, wide(images.double()))
-    # A NaN is above every limit.
-    if not error <= LIMITS[dtype]:
-        raise ValueError(f"not timed, {name} is wrong: relative error {error:.2g}, limit {LIMITS[dtype]:g}")
-    return error
+    return check_outputs(name, [actual], [wide(images.double())], LIMITS[dtype])

@@ -214,9 +214,7 @@ def _row(
 ) -> dict[str, Cell]:
     row: dict[str, Cell] = {"model": name, "mode": condition.mode, "form": condition.form}
     row |= {"size": condition.size, "batch": condition.batch}
-    # The slow steps give the low rates.
-    ordered = time and (time.median, time.high, time.low)
-    row[RATE] = ordered and Spread(*(1e3 * condition.batch / ms for ms in ordered))
+    row[RATE] = time and time.rate(condition.batch)
     row[RATIO] = standard.median / time.median if standard and time else None
     row[MEMORY] = run and run.memory
     return row

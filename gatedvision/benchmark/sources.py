@@ -3,6 +3,7 @@
 import ast
 import copy
 import importlib
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
@@ -47,10 +48,7 @@ def create_model(source: str, img_size: int) -> nn.Module:
 
 
 def count_macs(model: nn.Module, img_size: int) -> int | None:
-    """Count the multiply-adds of convolutions and matrix products for one image, without computing them.
-
-    Bidirectional gated linear attention counts with the matrix products of its plain torch form, which are a few
-    per cent more than those of the recurrence.
+    """Count the multiply-adds for one square image, as :func:`count_batch_macs` does.
 
     Args:
         model: on any device; it stays as it is.
@@ -59,13 +57,26 @@ def count_macs(model: nn.Module, img_size: int) -> int | None:
     Returns:
         The number, or ``None`` for a model that cannot run without data.
     """
-    shadow = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
     try:
-        with FlopCounterMode(display=False) as counter:
-            shadow(torch.empty(1, 3, img_size, img_size, device="meta"))
+        return count_batch_macs(model, (1, 3, img_size, img_size))
     except Exception as error:  # whatever a model does with numbers that are not there
         note(f"GMACs of {type(model).__name__}", error)
         return None
+
+
+def count_batch_macs(model: nn.Module, shape: Sequence[int]) -> int:
+    """Count the multiply-adds of convolutions and matrix products for a batch, without computing them.
+
+    Bidirectional gated linear attention counts with the matrix products of its plain torch form, which are a few
+    per cent more than those of the recurrence.
+
+    Args:
+        model: on any device; it stays as it is.
+        shape: of the batch, ``[B, C, H, W]``.
+    """
+    shadow = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        shadow(torch.empty(tuple(shape), device="meta"))
     return counter.get_total_flops() // 2
 
 

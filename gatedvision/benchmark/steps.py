@@ -41,7 +41,7 @@ def training_step(
     device = images.device.type
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-4, fused=device == "cuda")
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
-    autocast = torch.autocast(device, dtype, enabled=dtype != torch.float32)
+    autocast = autocast_to(dtype, images.device)
     with torch.no_grad(), autocast:
         output = model(images[:2])
     labels = None
@@ -59,6 +59,17 @@ def training_step(
         optimizer.zero_grad()
 
     return step
+
+
+def autocast_to(dtype: torch.dtype, device: torch.device, cache_enabled: bool = True) -> torch.autocast:
+    """Return the context in which products run in ``dtype``; float32 changes nothing.
+
+    Args:
+        dtype: of products.
+        device: on which they run.
+        cache_enabled: keep weights that were cast.
+    """
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=cache_enabled)
 
 
 def tensors_of(output: Any) -> list[Tensor]:

@@ -29,6 +29,10 @@ class Spread:
     low: float
     high: float
 
+    def rate(self, amount: int) -> "Spread":
+        """Return how many a second these times, ms for so many, make; slow times give the low rates."""
+        return Spread(*(1e3 * amount / ms for ms in (self.median, self.high, self.low)))
+
     def __str__(self) -> str:
         return f"{self.median:.4g} ({self.low:.4g}–{self.high:.4g})"
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from mmengine.registry import DATASETS
 from PIL import Image
 from torch import Tensor
 
@@ -59,7 +58,7 @@ def draw_attention_maps(
         raise ValueError(f"{config} is no MedicalSegmentation but a {kind.__name__}; only that one has gates")
     trained = load_trained(config, checkpoint, weights, device, cfg_options)
     model = trained.task
-    dataset: Any = DATASETS.build(trained.cfg.test_dataloader.dataset)
+    dataset = trained.test_data()
     rows, sums, counts = [], torch.zeros(()), torch.zeros(3, dtype=torch.float64)
     for _, index in choose_images(dataset, images, names):
         sample = dataset[index]

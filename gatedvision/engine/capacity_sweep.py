@@ -9,14 +9,12 @@ from typing import Any, Literal
 
 import torch
 from mmengine.evaluator import Evaluator
-from mmengine.registry import DATASETS
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from gatedvision.benchmark.report import Cell, Report
-from gatedvision.benchmark.timing import Spread, peak_memory, time_call
+from gatedvision.benchmark.sources import count_batch_macs
+from gatedvision.benchmark.timing import peak_memory, time_call
 from gatedvision.engine.amp import autocast, check_amp
-from gatedvision.engine.runner import Runner
 from gatedvision.engine.trained_model import TrainedModel, load_trained
 from gatedvision.layers.moe_routers import TopKRouter
 from gatedvision.layers.moe_routing import PRIORITIES
@@ -103,7 +101,8 @@ def sweep_capacity(
         row |= {"capacity": float(dials.capacity), **found}
         dials.turn(backbone)
         dials.turn(shadow)
-        rows.append({**row, **_measure(trained, images, amp, seconds), "GMACs per image": _count_macs(shadow, images)})
+        gmacs = count_batch_macs(shadow, images.shape) / 1e9 / len(images)
+        rows.append({**row, **_measure(trained, images, amp, seconds), "GMACs per image": gmacs})
     where = f"{trained.checkpoint}, {size} images, timed in batches of {len(images)}"
     return Report(f"{where}, {amp or 'fp32'}", rows)
 
@@ -113,8 +112,8 @@ def _evaluate(
 ) -> tuple[list[dict[str, float]], Tensor, int]:
     """Return the metrics of each combination, the first batch of images, and the number of images."""
     task, backbone = trained.task, trained.task.backbone
-    dataset: Any = DATASETS.build(trained.cfg.test_dataloader.dataset)
-    loader = Runner.build_dataloader({**trained.cfg.test_dataloader, "dataset": dataset}, seed=0)
+    dataset = trained.test_data()
+    loader = trained.test_loader(dataset)
     evaluators: list[Any] = [Evaluator(trained.cfg.test_evaluator) for _ in combinations]
     left_out = torch.zeros(len(combinations), dtype=torch.float64)
     first = None
@@ -150,13 +149,5 @@ def _measure(trained: TrainedModel, images: Tensor, amp: str | None, seconds: fl
             trained.task(images)
 
     time = time_call(predict, trained.device, seconds)
-    # The slow passes give the low rates.
-    rate = Spread(*(1e3 * len(images) / ms for ms in (time.median, time.high, time.low)))
-    return {"images/s (20–80 %)": rate, "peak memory (MiB)": peak_memory(predict) if images.is_cuda else None}
-
-
-def _count_macs(shadow: VMoE, images: Tensor) -> float:
-    """Count the billions of multiply-adds for an image of a batch like this, without computing them."""
-    with FlopCounterMode(display=False) as counter:
-        shadow(torch.empty(images.shape, device="meta"))
-    return counter.get_total_flops() / 2e9 / len(images)
+    memory = peak_memory(predict) if images.is_cuda else None
+    return {"images/s (20–80 %)": time.rate(len(images)), "peak memory (MiB)": memory}

@@ -108,6 +108,23 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return [path for path in by_progress if found[path][1] == kind and int(found[path][2]) <= progress]
 
 
+def locate_checkpoint(path: Path) -> Path:
+    """Return a checkpoint that is named by its file, or by a work directory, meaning the last one.
+
+    Args:
+        path: the file, which need not exist, or the folder.
+
+    Raises:
+        CheckpointError: the folder has no checkpoint, or only damaged ones.
+    """
+    if not path.is_dir():
+        return path
+    found = find_last_checkpoint(path)
+    if found is None:
+        raise CheckpointError(f"no checkpoint in {path}")
+    return found
+
+
 def find_last_checkpoint(folder: Path) -> Path | None:
     """Find the newest checkpoint of a work directory that can be read.
 

@@ -1,11 +1,8 @@
-"""Which images of the test data pictures show, and their pixels."""
+"""Which images of the test data pictures show."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 
 def choose_images(dataset: Any, images: int, names: Sequence[str] | None) -> list[tuple[str, int]]:
@@ -40,18 +37,3 @@ def _name(dataset: Any, index: int) -> str:
         *_, last = entry = entries[index]
         return last if isinstance(last, str) else Path(entry[0]).stem
     return dataset[index].get("name", f"{index:05d}")
-
-
-def to_bytes(image: Tensor, task: Any) -> Tensor:
-    """Return an image of a task's data as bytes, whatever it is normalised by.
-
-    Args:
-        image: ``[C, H, W]``, bytes or numbers.
-        task: the task model, with ``mean`` and ``std``.
-    """
-    if image.dtype == torch.uint8:
-        return image
-    # Grey images are not normalised by three means.
-    if len(image) == len(task.mean):
-        image = image * task.std.cpu() + task.mean.cpu()
-    return image.mul(255).round().clamp(0, 255).byte()

@@ -1,6 +1,5 @@
 """How well runs predict and what an image costs them: the library side of ``tools/plot_costs.py``."""
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,12 +8,9 @@ from typing import Any, Literal
 
 import torch
 from mmengine.evaluator import Evaluator
-from mmengine.registry import DATASETS
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from gatedvision.benchmark.sources import count_batch_macs
 from gatedvision.engine.amp import autocast
-from gatedvision.engine.runner import Runner
 from gatedvision.engine.trained_model import TrainedModel, config_of_run, load_trained
 
 # What is better the higher it is, of the tasks that have a backbone, the first that is there.
@@ -103,8 +99,8 @@ def _evaluate(trained: TrainedModel, series: str) -> CostPoint:
     Raises:
         ValueError: its metrics have no quality to draw.
     """
-    dataset: Any = DATASETS.build(trained.cfg.test_dataloader.dataset)
-    loader = Runner.build_dataloader({**trained.cfg.test_dataloader, "dataset": dataset}, seed=0)
+    dataset = trained.test_data()
+    loader = trained.test_loader(dataset)
     evaluator: Any = Evaluator(trained.cfg.test_evaluator)
     evaluator.dataset_meta = dataset.metainfo
     task, sides = trained.task, None
@@ -121,13 +117,5 @@ def _evaluate(trained: TrainedModel, series: str) -> CostPoint:
     gmacs = metrics.get("GMACs")
     if gmacs is None:
         assert sides is not None
-        gmacs = _count_macs(task.backbone, sides) / 1e9
+        gmacs = count_batch_macs(task.backbone, (1, *sides)) / 1e9
     return CostPoint(series, quality, gmacs, metrics.get("fine_share"), str(trained.checkpoint))
-
-
-def _count_macs(backbone: nn.Module, sides: Sequence[int]) -> int:
-    """Count the multiply-adds of a network whose work does not depend on the image, without computing them."""
-    shadow = copy.deepcopy(backbone).to("meta")
-    with FlopCounterMode(display=False) as counter:
-        shadow(torch.empty(1, *sides, device="meta"))
-    return counter.get_total_flops() // 2

@@ -6,19 +6,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from mmengine.registry import DATASETS
 from PIL import Image
 from torch import Tensor
 
 from gatedvision.engine.amp import autocast
-from gatedvision.engine.chosen_images import choose_images, to_bytes
-from gatedvision.engine.runner import Runner
+from gatedvision.engine.chosen_images import choose_images
 from gatedvision.engine.trained_model import TrainedModel, load_trained
 from gatedvision.layers.moe import SoftMoeMlp
 from gatedvision.layers.moe_routers import TopKRouter
 from gatedvision.models.vmoe import VMoE
 from gatedvision.tasks._attention_picture import draw_attention_grid
 from gatedvision.tasks._expert_picture import draw_shares, redden_dropped
+from gatedvision.tasks._pixels import to_bytes
 
 _LONGEST = 448
 
@@ -68,7 +67,7 @@ def draw_expert_maps(
     if not isinstance(backbone, VMoE) or any(isinstance(x, SoftMoeMlp) for _, x in backbone.expert_layers()):
         raise ValueError(f"{config} sends no tokens to experts: that do classifiers by V-MoE, soft mixtures aside")
     backbone.keep_routing()
-    dataset: Any = DATASETS.build(trained.cfg.test_dataloader.dataset)
+    dataset = trained.test_data()
     chosen = choose_images(dataset, images, names)
     with autocast(trained.cfg.get("amp")):
         tables = _count_choices(trained, dataset)
@@ -95,7 +94,7 @@ def draw_expert_maps(
 def _count_choices(trained: TrainedModel, dataset: Any) -> dict[int, Tensor]:
     """Count the choices of all test data for each block with experts: ``[classes, experts]``."""
     task, backbone = trained.task, trained.task.backbone
-    loader = Runner.build_dataloader({**trained.cfg.test_dataloader, "dataset": dataset}, seed=0)
+    loader = trained.test_loader(dataset)
     tables: dict[int, Tensor] = {}
     for batch in loader:
         labels = batch["labels"].to(trained.device)
@@ -143,7 +142,7 @@ def _draw_patches(task: Any, inputs: Tensor, names: Sequence[str]) -> Image.Imag
         kept[block] = by_token[:, backbone.num_prefix_tokens :].unflatten(1, grid)
     rows = []
     for index, (image, name) in enumerate(zip(inputs.cpu(), names, strict=True)):
-        pixels = to_bytes(image, task)
+        pixels = to_bytes(image, task.mean, task.std)
         row = [(name[-30:], redden_dropped(pixels, torch.ones(grid), backbone.patch_embed.patch_size))]
         for block, shares in kept.items():
             share = shares[index].cpu()

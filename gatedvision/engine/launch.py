@@ -16,7 +16,7 @@ from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
 
 from gatedvision.engine.amp import check_amp
-from gatedvision.engine.checkpoint_file import CheckpointError, find_last_checkpoint, read_checkpoint, select_weights
+from gatedvision.engine.checkpoint_file import locate_checkpoint, read_checkpoint, select_weights
 from gatedvision.engine.checkpoint_hook import NonFiniteError
 from gatedvision.engine.distributed import joined_processes
 from gatedvision.engine.runner import Runner
@@ -106,18 +106,11 @@ def evaluate(
     """
     cfg = load_config(config, work_dir, amp, cfg_options, seed)
     _require(cfg, config, "model", "test_dataloader", "test_evaluator", "test_cfg")
-    if checkpoint.is_dir():
-        folder, found = checkpoint, find_last_checkpoint(checkpoint)
-        if found is None:
-            raise CheckpointError(f"no checkpoint in {folder}")
-        checkpoint = found
+    checkpoint = locate_checkpoint(checkpoint)
     # Before the model is built: a wrong path should show at once.
     saved = read_checkpoint(checkpoint)
     cfg.load_from, cfg.resume, cfg.weights = str(checkpoint), False, weights
-    # The checkpoint holds all weights: none have to be fetched to be overwritten.
-    for part in ("backbone", "generator", "network"):
-        if cfg.model.get(part, {}).get("pretrained"):
-            cfg.model[part].pretrained = False
+    leave_out_pretrained(cfg)
     # The training part would only be built to be thrown away.
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr"):
         cfg.pop(key, None)
@@ -193,6 +186,17 @@ def load_config(
     if seed is not None:
         cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
     return cfg
+
+
+def leave_out_pretrained(cfg: Config) -> None:
+    """Let a model be built without pretrained weights: where a checkpoint follows, none have to be fetched.
+
+    Args:
+        cfg: the config; changed in place.
+    """
+    for part in ("backbone", "generator", "network"):
+        if cfg.model.get(part, {}).get("pretrained"):
+            cfg.model[part].pretrained = False
 
 
 def exit_with_message(function: Callable[..., Any], **kwargs: Any) -> None:

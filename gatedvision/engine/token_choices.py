@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from mmengine.registry import DATASETS
 from PIL import Image
 from torch import Tensor
 
-from gatedvision.engine.chosen_images import choose_images, to_bytes
+from gatedvision.engine.chosen_images import choose_images
 from gatedvision.engine.trained_model import load_trained
 from gatedvision.tasks._attention_picture import draw_attention_grid
 from gatedvision.tasks._choice_picture import draw_choice
+from gatedvision.tasks._pixels import to_bytes
 
 _COLUMNS = 8
 _LONGEST = 448
@@ -54,7 +54,7 @@ def draw_token_choices(
         raise ValueError(f"images must be at least 1, got {images}")
     trained = load_trained(config, checkpoint, weights, device, cfg_options)
     task, backbone = trained.task, trained.task.backbone
-    dataset: Any = DATASETS.build(trained.cfg.test_dataloader.dataset)
+    dataset = trained.test_data()
     drawn = []
     for name, index in choose_images(dataset, images, names):
         image = dataset[index]["inputs"]
@@ -78,4 +78,4 @@ def draw_token_choices(
 
 def _draw(image: Tensor, task: Any, backbone: Any) -> Image.Image:
     coarse = backbone.last.coarse[0].view(*backbone.last.grid)
-    return draw_choice(to_bytes(image, task), coarse, backbone.coarse, backbone.patch_size)
+    return draw_choice(to_bytes(image, task.mean, task.std), coarse, backbone.coarse, backbone.patch_size)

@@ -6,16 +6,12 @@ from typing import Any, Literal
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import DATASETS, MODELS
+from torch.utils.data import DataLoader
 
-from gatedvision.engine.checkpoint_file import (
-    CheckpointError,
-    find_last_checkpoint,
-    load_weights,
-    read_checkpoint,
-    select_weights,
-)
-from gatedvision.engine.launch import load_config
+from gatedvision.engine.checkpoint_file import load_weights, locate_checkpoint, read_checkpoint, select_weights
+from gatedvision.engine.launch import leave_out_pretrained, load_config
+from gatedvision.engine.runner import Runner
 
 
 @dataclass(frozen=True)
@@ -33,6 +29,14 @@ class TrainedModel:
     task: Any
     checkpoint: Path
     device: torch.device
+
+    def test_data(self) -> Any:
+        """Build the data set of the test data."""
+        return DATASETS.build(self.cfg.test_dataloader.dataset)
+
+    def test_loader(self, dataset: Any) -> DataLoader[Any]:
+        """Build the loader of a data set from :meth:`test_data`, with the config's batches."""
+        return Runner.build_dataloader({**self.cfg.test_dataloader, "dataset": dataset}, seed=0)
 
 
 def load_trained(
@@ -59,15 +63,10 @@ def load_trained(
         ValueError: the config does not fit.
     """
     cfg = load_config(config, cfg_options=cfg_options)
-    found = find_last_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint
-    if found is None:
-        raise CheckpointError(f"no checkpoint in {checkpoint}")
+    found = locate_checkpoint(checkpoint)
     # Before the model is built: a wrong path should show at once.
     state_dict, _ = select_weights(read_checkpoint(found), weights)
-    # The checkpoint holds all weights: none have to be fetched to be overwritten.
-    for part in ("backbone", "network"):
-        if cfg.model.get(part, {}).get("pretrained"):
-            cfg.model[part].pretrained = False
+    leave_out_pretrained(cfg)
     task: Any = MODELS.build(cfg.model)
     load_weights(task, state_dict, str(found))
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

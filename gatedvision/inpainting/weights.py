@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gatedvision.engine.checkpoint_file import (
     CheckpointError,
     ForeignCheckpointError,
-    find_last_checkpoint,
+    locate_checkpoint,
     read_checkpoint,
     select_weights,
 )
@@ -44,12 +44,7 @@ def load_generator(path: str | Path | None, name: str | None = None, **options: 
     """
     if path is None:
         raise CheckpointError(_NO_WEIGHTS)
-    path = Path(path).expanduser()
-    if path.is_dir():
-        folder, found = path, find_last_checkpoint(path)
-        if found is None:
-            raise CheckpointError(f"no checkpoint in {folder}")
-        path = found
+    path = locate_checkpoint(Path(path).expanduser())
     weights, saved_options = _read_weights(path)
     saved_name = str(saved_options.pop("model_name", "deepfillv2"))
     name = name or saved_name

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from gatedvision.layers._processes import num_processes
 from gatedvision.layers.shaping_priors import Prior, RelaxedBernoulliPrior
 
 
@@ -50,9 +51,9 @@ def gather_batch(x: Tensor) -> Tensor:
     Args:
         x: ``[B, ...]``, with as many images in each process.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if num_processes() == 1:
         return x
-    shares = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+    shares = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(num_processes())]
     own = x.detach().contiguous()
     dist.all_gather(shares, own)
     shares[dist.get_rank()] = own + len(shares) * (x - own)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
+from gatedvision.layers._transient import Transient
 from gatedvision.layers.bounded_gradient import bound_gradient
 
 CHOICES = ("gate", "random", "centre", "fine", "coarse")
@@ -38,7 +39,7 @@ class RegionChoice(NamedTuple):
     grid: tuple[int, int]
 
 
-class LastChoice:
+class LastChoice(Transient):
     """What a gate keeps of its last forward pass; copies and files of the model leave it out.
 
     Attributes:
@@ -53,13 +54,6 @@ class LastChoice:
         self.probability: Optional[Tensor] = None
         self.coarse: Optional[Tensor] = None
         self.grid: tuple[int, int] = (0, 0)
-
-    # Tensors with a gradient cannot be copied.
-    def __deepcopy__(self, memo: Any) -> "LastChoice":
-        return LastChoice()
-
-    def __reduce__(self) -> Any:
-        return LastChoice, ()
 
 
 class MixedScaleGate(nn.Module):

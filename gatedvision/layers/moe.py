@@ -7,6 +7,7 @@ from timm.layers import get_act_layer, register_notrace_module
 from torch import Tensor, nn
 
 from gatedvision.layers._autocast import to_autocast_dtype
+from gatedvision.layers._transient import Transient
 from gatedvision.layers.grouped_linear import grouped_linear
 from gatedvision.layers.moe_routers import ExpertChoiceRouter, SoftRouter, TopKRouter
 from gatedvision.layers.moe_routing import Routing
@@ -113,7 +114,7 @@ class ExpertMlp(nn.Module):
         return self.drop(self.fc2(self.drop(hidden), ends))
 
 
-class LastForward:
+class LastForward(Transient):
     """What a layer keeps of its last forward pass; copies and files of the layer leave it out.
 
     Attributes:
@@ -124,13 +125,6 @@ class LastForward:
     def __init__(self) -> None:
         self.losses: dict[str, Tensor] = {}
         self.routing: Optional[Routing] = None
-
-    # Tensors with a gradient cannot be copied.
-    def __deepcopy__(self, memo: Any) -> "LastForward":
-        return LastForward()
-
-    def __reduce__(self) -> Any:
-        return LastForward, ()
 
 
 class MoeMlp(nn.Module):

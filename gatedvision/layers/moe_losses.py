@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gatedvision.layers._processes import num_processes
+
 
 def squared_variation(x: Tensor) -> Tensor:
     """Return the squared coefficient of variation over the last axis, 0 where all are equal.
@@ -23,10 +25,10 @@ def sum_over_batch(x: Tensor) -> Tensor:
     The processes' gradients are scaled for the average that data parallel training takes of them.
     """
     total = x.sum(0, keepdim=True)
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if num_processes() > 1:
         everyone = total.detach().clone()
         dist.all_reduce(everyone)
-        total = everyone + dist.get_world_size() * (total - total.detach())
+        total = everyone + num_processes() * (total - total.detach())
     return total
 
 

@@ -254,14 +254,19 @@ class MixedScaleTokens(VisionTransformer):
             return checkpoint(block, tokens, packing, use_reentrant=False)  # pyright: ignore[reportReturnType]
         return block(tokens, attn_mask=packing)
 
+    def _run_all(self, x: Tensor) -> tuple[Tensor, Packing]:
+        """Run all blocks on images ``[B, C, H, W]``; the last norm is still to come."""
+        tokens, packing = self.tokenize(x)
+        for block in self.blocks:
+            tokens = self._run(block, tokens, packing)
+        return tokens, packing
+
     def forward_features(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Map images ``[B, C, H, W]`` to tokens of the full grid, ``[B, P + h * w, C]``, prefix tokens first.
 
         The grid has h = H / patch and w = W / patch cells, rounded up; a coarse token is copied to all it covers.
         """
-        tokens, packing = self.tokenize(x)
-        for block in self.blocks:
-            tokens = self._run(block, tokens, packing)
+        tokens, packing = self._run_all(x)
         return unpack_tokens(self.norm(tokens), packing, find_cells(packing))
 
     # torch.fx keeps functions whole that the module of the root's forward knows: hence one here.
@@ -270,9 +275,7 @@ class MixedScaleTokens(VisionTransformer):
         if self.global_pool != "token" or self.attn_pool is not None:
             return self.forward_head(self.forward_features(x))
         # The class token does not need the grid.
-        tokens, packing = self.tokenize(x)
-        for block in self.blocks:
-            tokens = self._run(block, tokens, packing)
+        tokens, packing = self._run_all(x)
         return self.forward_head(self.norm(prefix_rows(tokens, packing)))
 
     def forward_intermediates(  # pyright: ignore[reportIncompatibleMethodOverride]

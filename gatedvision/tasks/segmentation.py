@@ -18,6 +18,7 @@ from gatedvision.heads.simple_feature_pyramid import SimpleFeaturePyramid
 from gatedvision.tasks._backbone import backbone_losses, create_backbone, image_costs
 from gatedvision.tasks._dense_inference import DenseInference, resize
 from gatedvision.tasks._label_picture import draw_labels
+from gatedvision.tasks._pixels import to_bytes
 from gatedvision.tasks._stack import stack_tensors
 
 
@@ -189,8 +190,7 @@ class Segmentation(BaseModel):
         Returns:
             An RGB picture.
         """
-        if image.dtype != torch.uint8:
-            image = (image * self.std.to(image) + self.mean.to(image)).mul(255).round().clamp(0, 255).byte()
+        image = to_bytes(image, self.mean, self.std)
         label_maps = [prediction[key] for key in ("labels", "label_map") if key in prediction]
         return draw_labels(image, label_maps, classes or [str(label) for label in range(self.num_classes)])
 

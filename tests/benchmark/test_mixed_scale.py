@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-from gatedvision.benchmark import benchmark_mixed_scale, mixed_scale
+from gatedvision.benchmark import benchmark_mixed_scale, correctness
 from gatedvision.benchmark.mixed_scale import check_output, set_coarse_share
 
 QUICK: dict[str, Any] = {"size": "tiny", "batch_size": 3, "img_size": 64, "dtype": "fp32", "seconds": 1e-3}
@@ -47,7 +47,7 @@ def test_what_is_wrong_is_not_timed() -> None:
     model: Any = timm.create_model("msvit_tiny", img_size=64, depth=1).eval()
     torch.nn.init.normal_(model.head.weight)
     with pytest.raises(ValueError, match="not timed, padded is wrong: relative error"):
-        with patch.object(mixed_scale, "relative_error", lambda actual, expected: float("nan")):
+        with patch.object(correctness, "relative_error", lambda actual, expected: float("nan")):
             check_output("padded", model, None, torch.randn(2, 3, 64, 64), torch.float32)
 
 

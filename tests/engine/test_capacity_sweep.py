@@ -1,40 +1,19 @@
 """Every combination of dials in one pass, against evaluations one by one."""
 
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import DATASETS
 
 from gatedvision.data import collate_samples
 from gatedvision.engine.capacity_sweep import sweep_capacity
-
-CONFIG = Path(__file__).parents[2] / "configs" / "vmoe" / "vmoe_nano_digits.py"
-SMALL = {"model.backbone.depth": 2, "model.backbone.embed_dim": 16, "model.backbone.expert_blocks": (0, 1)}
-
-
-def build(**options):
-    config = Config.fromfile(str(CONFIG))
-    for name, value in {**SMALL, **options}.items():
-        config.merge_from_dict({name: value})
-    torch.manual_seed(0)
-    model = MODELS.build(config.model).eval()
-    # Experts that differ, and an answer that depends on them, as after training.
-    for name, parameter in model.named_parameters():
-        if name.endswith(("router.weight", "head.weight", "fc1.weight", "fc2.weight")):
-            torch.nn.init.normal_(parameter, std=0.5)
-    return config, model
+from tests.engine.digits_experts import CONFIG, SMALL, build, save
 
 
 @pytest.fixture
 def run(tmp_path):
-    def save(**options) -> Path:
-        path = tmp_path / "epoch_1.pth"
-        torch.save({"state_dict": build(**options)[1].state_dict(), "meta": {"epoch": 1, "iter": 1}}, path)
-        return path
-
-    return save
+    return partial(save, tmp_path)
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from gatedvision.engine.checkpoint_file import (
     find_last_checkpoint,
     list_checkpoints,
     load_weights,
+    locate_checkpoint,
     read_checkpoint,
     remove_unfinished,
     select_weights,
@@ -58,6 +59,17 @@ def test_without_a_pointer_the_newest_file_comes_first(tmp_path):
     touch(tmp_path, "epoch_7.pth", "iter_5.pth")
     assert names(list_checkpoints(tmp_path)) == ["iter_5.pth", "epoch_7.pth"]
     assert find_last_checkpoint(tmp_path / "nothing") is None
+
+
+def test_a_file_is_itself_and_a_folder_its_last_checkpoint(tmp_path):
+    touch(tmp_path, "epoch_1.pth", "epoch_2.pth")
+    assert locate_checkpoint(tmp_path) == tmp_path / "epoch_2.pth"
+    assert locate_checkpoint(tmp_path / "epoch_1.pth") == tmp_path / "epoch_1.pth"
+    assert locate_checkpoint(tmp_path / "none.pth") == tmp_path / "none.pth"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(CheckpointError, match=f"no checkpoint in {empty}"):
+        locate_checkpoint(empty)
 
 
 def test_unreadable_files_are_named(tmp_path):

@@ -1,6 +1,6 @@
 """What experts see: counts of choices, what they tell about classes, and the routing of the images that are drawn."""
 
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
@@ -9,19 +9,14 @@ from PIL import Image, ImageStat
 
 from gatedvision.engine.expert_maps import _count_choices, _describe, draw_expert_maps
 from gatedvision.engine.trained_model import load_trained
-from tests.engine.test_capacity_sweep import CONFIG, SMALL, build
+from tests.engine.digits_experts import CONFIG, SMALL, save
 
 FEW = {"model.backbone.eval_capacity_factor": 0.25, "model.backbone.eval_priority": "batch"}
 
 
 @pytest.fixture
 def run(tmp_path):
-    def save(**options) -> Path:
-        path = tmp_path / "epoch_1.pth"
-        torch.save({"state_dict": build(**options)[1].state_dict(), "meta": {"epoch": 1, "iter": 1}}, path)
-        return path
-
-    return save
+    return partial(save, tmp_path)
 
 
 def test_what_an_expert_tells_about_the_class():

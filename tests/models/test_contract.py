@@ -56,15 +56,21 @@ def test_every_registered_name_has_a_row() -> None:
     assert sorted(names) == sorted(gatedvision.list_models())
 
 
-@every_model
-def test_default_cfg_describes_the_model(case: Case) -> None:
+def create_without_memory(case: Case) -> Any:
+    """Create a model of full size on no device, and see that it has as many parameters, and those its cfg names."""
     model: Any = timm.create_model(case.name, device="meta", dtype=torch.float32).eval()
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     assert {tensor.device.type for tensor in tensors.values()} == {"meta"}
     assert sum(p.numel() for p in model.parameters()) == case.num_params
-
     cfg = model.default_cfg
     assert {f"{cfg['first_conv']}.weight", f"{cfg['classifier']}.weight"} <= set(model.state_dict())
+    return model
+
+
+@every_model
+def test_default_cfg_describes_the_model(case: Case) -> None:
+    model = create_without_memory(case)
+    cfg = model.default_cfg
     assert cfg["license"] and cfg["paper_ids"] and cfg["origin_url"]
     if case.weights == "default":
         assert cfg["url"].startswith("https://")

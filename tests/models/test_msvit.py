@@ -342,12 +342,8 @@ def test_any_size(options: dict[str, Any], size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("case", MIXED_SCALES, ids=str)
 def test_default_cfg_describes_the_model(case: Case) -> None:
-    model: Any = timm.create_model(case.name, device="meta", dtype=torch.float32).eval()
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    assert {tensor.device.type for tensor in tensors.values()} == {"meta"}
-    assert sum(p.numel() for p in model.parameters()) == case.num_params
+    model = contract.create_without_memory(case)
     cfg = model.default_cfg
-    assert {f"{cfg['first_conv']}.weight", f"{cfg['classifier']}.weight"} <= set(model.state_dict())
     assert cfg["license"] and cfg["paper_ids"] and cfg["hf_hub_id"].startswith("timm/deit_")
     x = torch.empty(1, *cfg["input_size"], device="meta", dtype=torch.bfloat16)
     model.to(torch.bfloat16)

@@ -87,12 +87,8 @@ def test_images_smaller_than_a_patch_are_named() -> None:
 
 @pytest.mark.parametrize("case", EXPERTS, ids=str)
 def test_default_cfg_describes_the_model(case: Case) -> None:
-    model: Any = timm.create_model(case.name, device="meta", dtype=torch.float32).eval()
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    assert {tensor.device.type for tensor in tensors.values()} == {"meta"}
-    assert sum(p.numel() for p in model.parameters()) == case.num_params
+    model = contract.create_without_memory(case)
     cfg = model.default_cfg
-    assert {f"{cfg['first_conv']}.weight", f"{cfg['classifier']}.weight"} <= set(model.state_dict())
     assert cfg["license"] and cfg["paper_ids"] and cfg["origin_url"] and "url" not in cfg
     x = torch.empty(1, *cfg["input_size"], device="meta", dtype=torch.bfloat16)
     model.to(torch.bfloat16)
