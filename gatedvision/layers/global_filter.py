@@ -12,11 +12,16 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from gatedvision.layers.circular_convolution import circular_convolution
 from gatedvision.layers.depthwise_conv import DepthwiseConv
 from gatedvision.layers.layer_norm import LayerNorm
 
 # Before torch 2.7 nothing told an export from a compilation, which takes matrix products as well.
 _exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+# Pixels of a map up to which a GPU multiplies by matrices of all of them: 16 x 16, all that images of 224 pixels have.
+SMALL_MAP = 256
 
 
 def resize_spectrum(weight: Tensor, height: int, frequencies: int) -> Tensor:
@@ -53,20 +58,28 @@ def filter_spectrum(x: Tensor, weight: Tensor, form: str = "auto") -> Tensor:
         x: maps ``[B, H, W, C]``.
         weight: filters ``[C, h, f, 2]``, real and imaginary parts last, resized to ``[C, H, F, 2]``.
         form: ``"fft"``; ``"matrix"``, the same with Fourier transforms as matrix products, which needs no
-            complex numbers; ``"auto"`` takes the latter for what ``torch.export`` records and for ONNX.
+            complex numbers; ``"circular"``, the convolution with the filters' inverse transforms, as matrix products
+            too; ``"auto"`` takes ``"matrix"`` for what ``torch.export`` records and for ONNX, and on a GPU
+            ``"circular"`` for maps of up to 256 pixels.
 
     Returns:
-        ``[B, H, W, C]`` in float32 or wider.
+        ``[B, H, W, C]`` in float32 or wider; by ``"circular"`` rounded to the dtype of ``x``.
 
     Raises:
         ValueError: for an unknown form.
     """
-    if form not in ("auto", "fft", "matrix"):
-        raise ValueError(f"form must be 'auto', 'fft' or 'matrix', got {form!r}")
+    if form not in ("auto", "fft", "matrix", "circular"):
+        raise ValueError(f"form must be 'auto', 'fft', 'matrix' or 'circular', got {form!r}")
     if form == "auto":
-        form = "matrix" if _exporting() or torch.onnx.is_in_onnx_export() else "fft"
+        exporting = _exporting() or torch.onnx.is_in_onnx_export()
+        is_small = x.is_cuda and x.shape[1] * x.shape[2] <= SMALL_MAP
+        form = "matrix" if exporting else "circular" if is_small else "fft"
     if form == "fft":
         return _filter_by_fft(x, weight)
+    if form == "circular":
+        weight = resize_spectrum(weight, x.shape[1], x.shape[2] // 2 + 1).contiguous()
+        kernel = torch.fft.irfft2(torch.view_as_complex(weight), s=[x.shape[1], x.shape[2]])
+        return circular_convolution(x, kernel)
     # Products of matrices are what autocast rounds to sixteen bits.
     if not x.is_meta and torch.is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):

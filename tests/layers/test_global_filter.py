@@ -12,6 +12,7 @@ from gatedvision.layers import GlobalLocalFilter
 from gatedvision.layers.global_filter import filter_spectrum, resize_spectrum
 
 SIZES = [(1, 1), (1, 4), (4, 1), (2, 2), (7, 7), (6, 9), (5, 8), (14, 14), (13, 31)]
+FORMS = ("fft", "matrix", "circular")
 every_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
 
 
@@ -79,7 +80,7 @@ def test_filters_that_fit_stay_as_they_are() -> None:
 
 
 @every_size
-@pytest.mark.parametrize("form", ["fft", "matrix"])
+@pytest.mark.parametrize("form", FORMS)
 def test_filter_by_its_sums(form: str, size: tuple[int, int]) -> None:
     x, weight = draw(2, *size, 3), draw(3, 6, 4, 2, seed=1)
     expected = filter_by_sums(x, resize_by_loops(weight, size[0], size[1] // 2 + 1))
@@ -87,18 +88,19 @@ def test_filter_by_its_sums(form: str, size: tuple[int, int]) -> None:
 
 
 @every_size
-def test_both_forms_agree_in_float32(size: tuple[int, int]) -> None:
+def test_forms_agree_in_float32(size: tuple[int, int]) -> None:
     results = []
-    for form in ("fft", "matrix"):
+    for form in FORMS:
         x, weight = (draw(*shape, dtype=torch.float32).requires_grad_() for shape in ((2, *size, 3), (3, 6, 4, 2)))
         y = filter_spectrum(x, weight, form)
         (y * draw(*y.shape, dtype=torch.float32, seed=2)).sum().backward()
         results.append({"y": y.detach(), "x": x.grad, "weight": weight.grad})
-    for name, expected in results[0].items():
-        assert (results[1][name] - expected).abs().max() <= 1e-5 * expected.abs().max(), name
+    for form, result in zip(FORMS[1:], results[1:], strict=True):
+        for name, expected in results[0].items():
+            assert (result[name] - expected).abs().max() <= 1e-5 * expected.abs().max(), (form, name)
 
 
-@pytest.mark.parametrize("form", ["fft", "matrix"])
+@pytest.mark.parametrize("form", FORMS)
 def test_gradients(form: str) -> None:
     x, weight = draw(1, 4, 5, 2).requires_grad_(), draw(2, 3, 4, 2).requires_grad_()
     assert torch.autograd.gradcheck(lambda *inputs: filter_spectrum(*inputs, form), (x, weight))
@@ -127,7 +129,7 @@ def test_an_export_takes_any_size_without_complex_numbers(strict: bool) -> None:
 
 
 def test_unknown_form() -> None:
-    with pytest.raises(ValueError, match="form must be 'auto', 'fft' or 'matrix', got 'dct'"):
+    with pytest.raises(ValueError, match="form must be 'auto', 'fft', 'matrix' or 'circular', got 'dct'"):
         filter_spectrum(torch.ones(1, 2, 2, 1), torch.ones(1, 2, 2, 2), "dct")
 
 
