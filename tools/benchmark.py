@@ -123,6 +123,13 @@ def add_scales(command: argparse.ArgumentParser) -> None:
     command.add_argument("--batch-size", type=int, default=256)
     command.add_argument("--img-size", type=int, default=224, help="side of an image, pixels")
     command.add_argument("--mode", choices=["inference", "training", "both"], default="both")
+    command.add_argument(
+        "--compile",
+        nargs="?",
+        const="default",
+        choices=["default", "reduce-overhead", "max-autotune"],
+        help="time what has static shapes compiled, too, in a mode of torch.compile",
+    )
     command.add_argument("--seconds", type=float, default=3.0, help="to spend on each measurement")
 
 

@@ -16,6 +16,9 @@ from gatedvision.layers.token_packing import resolve_form
 from gatedvision.models.msvit import MixedScaleTokens
 
 PACKINGS = ("padded", "varlen", "jagged", "flex", "dense", "budget")
+# Those whose sizes follow from shapes alone, so that compilers and CUDA graphs can hold them.
+STATIC = ("dense", "budget")
+EAGER = "eager"
 # Root mean square of the error of the logits, relative to their size, through a whole network.
 LIMITS = {torch.bfloat16: 3e-2, torch.float16: 1e-2, torch.float32: 1e-5}
 CHECKED_IMAGES = 8
@@ -29,13 +32,16 @@ def benchmark_mixed_scale(
     img_size: int = 224,
     dtype: str = "bf16",
     mode: str = "both",
+    compile: str | None = None,
     seconds: float = 3.0,
 ) -> Report:
     """Time ``msvit_*`` with a given share of coarse regions, in each form of packing, beside ``vit_*_patch16_224``.
 
     The gate chooses, by a threshold that gives the share over the batch; images differ in their number of tokens, but
-    for ``"budget"``, where each has the same. All run under autocast to ``dtype`` on float32 weights. The choice's
-    cost is what making rows of tokens takes beyond the plain model's embedding, in per cent of a forward pass.
+    for ``"budget"``, where each has the same. Inference runs in ``dtype`` throughout, training under autocast to it on
+    float32 weights. The choice's cost is what making rows of tokens takes beyond the plain model's embedding, in per
+    cent of a forward pass. With ``compile`` the plain model, packings of static shape and training, which then trims no
+    tokens, are timed compiled, too, beside the compiled plain model.
 
     Args:
         size: ``"tiny"``, ``"small"`` or ``"base"``.
@@ -45,6 +51,7 @@ def benchmark_mixed_scale(
         img_size: side of an image, pixels.
         dtype: ``"bf16"``, ``"fp16"`` or ``"fp32"``.
         mode: ``"inference"``, ``"training"`` or ``"both"``; a training step is forward pass, backward pass and AdamW.
+        compile: mode of ``torch.compile``, such as ``"reduce-overhead"``, or nothing.
         seconds: time to spend on each measurement.
 
     Raises:
@@ -65,11 +72,14 @@ def benchmark_mixed_scale(
     model.head.load_state_dict(plain.head.state_dict())
     images = torch.randn(batch_size, 3, img_size, img_size, device=device)
     rows: list[dict[str, Any]] = []
-    if mode != "training":
-        rows += _inference_rows(plain.eval(), model.eval(), images, DTYPES[dtype], coarse_shares, packings, seconds)
-    if mode != "inference":
-        rows += _training_rows(plain, model, images, DTYPES[dtype], coarse_shares, seconds)
-    return Report(f"{size}, {dtype} under autocast, batch {batch_size}, {img_size} x {img_size}", rows)
+    common = (plain.eval(), model.eval(), images, DTYPES[dtype], coarse_shares)
+    for form in [EAGER] if compile is None else [EAGER, compile]:
+        if mode != "training":
+            static = [packing for packing in packings if form == EAGER or packing in STATIC]
+            rows += _inference_rows(*common, static, form, seconds)
+        if mode != "inference":
+            rows += _training_rows(*common, form, seconds)
+    return Report(f"{size}, {dtype}, batch {batch_size}, {img_size} x {img_size}", rows)
 
 
 def set_coarse_share(model: MixedScaleTokens, images: Tensor, share: float, dtype: torch.dtype) -> None:
@@ -99,23 +109,25 @@ def _inference_rows(
     dtype: torch.dtype,
     shares: Sequence[float],
     packings: Sequence[str],
+    form: str,
     seconds: float,
 ) -> list[dict[str, Any]]:
-    def runs(call: Callable[[Tensor], Any]) -> Callable[[], Any]:
-        @torch.inference_mode()
-        def run() -> None:
-            with autocast_to(dtype, images.device):
-                call(images)
+    plain, model = (copy.deepcopy(network).to(dtype) for network in (plain, model))
+    images = images.to(dtype)
 
-        return run
+    def time_of(call: Callable[[Tensor], Any]) -> Spread:
+        torch.compiler.reset()
+        run = call if form == EAGER else torch.compile(call, mode=form, dynamic=False)
+        with torch.inference_mode():
+            return time_call(lambda: run(images), images.device, seconds)
 
     model.set_choice("fine")
     check_output("all fine regions", model, plain, images[:CHECKED_IMAGES], dtype)
-    base = time_call(runs(plain), images.device, seconds)
-    embedding = time_call(runs(lambda x: plain._pos_embed(plain.patch_embed(x))), images.device, seconds)
+    base = time_of(plain)
+    embedding = time_of(lambda x: plain._pos_embed(plain.patch_embed(x)))
     tokens = plain.patch_embed.num_patches
     gmacs = model.macs(tokens).item() / 1e9
-    rows = [_row("plain", "inference", None, "", base, base, len(images), tokens, gmacs)]
+    rows = [_row("plain", "inference", form, None, "", base, base, len(images), tokens, gmacs)]
     for share in shares:
         set_coarse_share(model, images, share, dtype)
         for packing in packings:
@@ -126,48 +138,63 @@ def _inference_rows(
                 model.set_choice("gate")
                 model.set_packing(packing)
             try:
-                with autocast_to(dtype, images.device):
-                    resolve_form(model.packing, images)
+                resolve_form(model.packing, images)
             except ValueError as obstacle:
                 note(f"packing {packing}", obstacle)
                 continue
             try:
                 error = check_output(packing, model, None, images[:CHECKED_IMAGES], dtype)
-                time = time_call(runs(model), images.device, seconds)
-                making = time_call(runs(model.tokenize), images.device, seconds)
+                time = time_of(model)
+                making = time_of(lambda x: model.tokenize(x)[0])
             except (RuntimeError, NotImplementedError, ImportError) as failure:
                 note(f"packing {packing}", failure)
                 continue
+            with torch.inference_mode():
+                model(images)
             counts = model.token_counts.double()
             cost = model.macs(counts.cpu(), model.last.grid).double().mean().item() / 1e9
-            row = _row("msvit", "inference", share, packing, time, base, len(images), counts.mean().item(), cost)
+            row = _row("msvit", "inference", form, share, packing, time, base, len(images), counts.mean().item(), cost)
             row["choice (%)"] = 100 * (making.median - embedding.median) / time.median
             rows.append({**row, "output error": error})
     return rows
 
 
 def _training_rows(
-    plain: Any, model: Any, images: Tensor, dtype: torch.dtype, shares: Sequence[float], seconds: float
+    plain: Any,
+    model: Any,
+    images: Tensor,
+    dtype: torch.dtype,
+    shares: Sequence[float],
+    form: str,
+    seconds: float,
 ) -> list[dict[str, Any]]:
-    base = time_call(training_step(plain, images, dtype), images.device, seconds)
+    compile = None if form == EAGER else form
+
+    def time_of(network: Any) -> Spread:
+        torch.compiler.reset()
+        return time_call(training_step(network, images, dtype, compile), images.device, seconds)
+
+    base = time_of(copy.deepcopy(plain))
     tokens = plain.patch_embed.num_patches
-    rows = [_row("plain", "training", None, "", base, base, len(images), tokens, None)]
-    model.set_choice("gate")
+    rows = [_row("plain", "training", form, None, "", base, base, len(images), tokens, None)]
     for share in shares:
-        for spare in (1.0, model.spare):
+        # Compilers trim nothing.
+        for spare in (1.0, model.spare) if compile is None else (1.0,):
             network = copy.deepcopy(model)
-            set_coarse_share(network.eval(), images, share, dtype)
+            network.set_choice("gate")
+            set_coarse_share(network, images, share, dtype)
             network.spare = spare
-            time = time_call(training_step(network, images, dtype), images.device, seconds)
+            time = time_of(network)
             counts = network.token_counts.double().mean().item()
             name = "all tokens" if spare == 1 else f"trimmed, spare {spare:g}"
-            rows.append(_row("msvit", "training", share, name, time, base, len(images), counts, None))
+            rows.append(_row("msvit", "training", form, share, name, time, base, len(images), counts, None))
     return rows
 
 
 def _row(
     name: str,
     mode: str,
+    form: str,
     share: Optional[float],
     packing: str,
     time: Spread,
@@ -179,6 +206,7 @@ def _row(
     return {
         "model": name,
         "mode": mode,
+        "form": form,
         "coarse": share,
         "packing": packing,
         "images/s (20–80 %)": time.rate(images),
@@ -198,8 +226,8 @@ def check_output(name: str, model: Any, plain: Any, images: Tensor, dtype: torch
         name: what is checked, for the message.
         model: the model, in evaluation.
         plain: the plain model, or ``None``.
-        images: a few images.
-        dtype: of autocast.
+        images: a few images, in the dtype of the model.
+        dtype: theirs, by which the limit goes.
 
     Returns:
         The relative error.
@@ -207,8 +235,7 @@ def check_output(name: str, model: Any, plain: Any, images: Tensor, dtype: torch
     Raises:
         ValueError: it is above the limit of the dtype.
     """
-    with autocast_to(dtype, images.device):
-        actual = model(images)
+    actual = model(images)
     if plain is None:
         coarse = model.last.coarse
         wide = copy.deepcopy(model).double()

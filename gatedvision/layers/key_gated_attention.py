@@ -50,10 +50,13 @@ def key_gated_attention(
     logs = torch.log(gates * (1 - closed) + closed) / unit
     # Fused attention wants widths that are multiples of 8, and one width for all three.
     spare = 8 - width % 8
-    channel = logs.to(key.dtype)[:, None, :, None].expand(-1, key.shape[1], -1, 1)
-    query = F.pad(torch.cat([query, torch.full_like(query[..., :1], unit / scale)], -1), (0, spare - 1))
-    key = F.pad(torch.cat([key, channel], -1), (0, spare - 1))
-    y = F.scaled_dot_product_attention(query, key, F.pad(value, (0, spare)), dropout_p=dropout, scale=scale)
+    one = F.pad(query.new_full((1,), unit / scale), (0, spare - 1))
+    channel = F.pad(logs.to(key.dtype)[:, None, :, None], (0, spare - 1))
+    query, key, value = (
+        torch.cat([x, more.expand(*x.shape[:-1], spare)], -1)
+        for x, more in ((query, one), (key, channel), (value, value.new_zeros(spare)))
+    )
+    y = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scale)
     return y[..., :width].to(dtype)
 
 

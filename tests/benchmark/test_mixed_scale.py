@@ -28,6 +28,14 @@ def test_inference(capsys: pytest.CaptureFixture[str]) -> None:
     assert report.to_markdown("command").count("\n") == 7
 
 
+def test_compiled() -> None:
+    options = {**QUICK, "packings": ["padded", "budget"], "coarse_shares": [0.5]}
+    report = benchmark_mixed_scale(mode="inference", compile="default", **options)
+    rows = [(row["form"], row["packing"]) for row in report.rows]
+    assert rows == [("eager", ""), ("eager", "padded"), ("eager", "budget"), ("default", ""), ("default", "budget")]
+    assert all(row["times plain"] > 0 for row in report.rows)
+
+
 def test_training() -> None:
     report = benchmark_mixed_scale(coarse_shares=[1.0], mode="training", **QUICK)
     assert [row["packing"] for row in report.rows] == ["", "all tokens", "trimmed, spare 0.5"]
