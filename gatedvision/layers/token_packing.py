@@ -19,6 +19,8 @@ from gatedvision_kernels import gather_tokens, scatter_tokens
 FORMS = ("auto", "padded", "varlen", "jagged", "flex", "dense")
 # Rows of a block of FlexAttention.
 FLEX_BLOCK = 128
+# About how many lengths there are to which training trims: memory of a size that was there before is taken again.
+LENGTHS = 32
 
 
 class Layout(NamedTuple):
@@ -128,9 +130,9 @@ def pack_tokens(x: Tensor, layout: Layout, form: str, training: bool, spare: flo
 
     In training with a gate that learns, all T tokens may go, those that are not active with a gate of 0, so that it
     learns from what it did not choose. They are trimmed to the number that is active in the fullest image, and a share
-    of what is beyond: images get tokens that are not active in these places, at random, and the gradients of their
-    gates are scaled up to what all of them would give in the mean. Compilers, which want shapes that stay, trim
-    nothing.
+    of what is beyond, rounded up to one of few lengths: images get tokens that are not active in these places, at
+    random, and the gradients of their gates are scaled up to what all of them would give in the mean. Compilers, which
+    want shapes that stay, trim nothing.
 
     Otherwise only active tokens go. Where images of a batch differ in their number, ``form`` says how they share it;
     where only shapes are recorded, as for export, all tokens go, under a mask.
@@ -168,6 +170,12 @@ def pack_tokens(x: Tensor, layout: Layout, form: str, training: bool, spare: flo
     return _pack_sequence(x, layout, active, num_rows, form)
 
 
+def round_length(length: int, total: int) -> int:
+    """Round a number of tokens up to one of about 32, of which ``total`` is the largest."""
+    step = max(1, total // LENGTHS)
+    return min(total, -(-length // step) * step)
+
+
 def _pack_learning(x: Tensor, layout: Layout, active: Tensor, spare: float) -> tuple[Tensor, Packing]:
     """Gather active tokens, and others by which the gate learns."""
     straight, total = layout.choice.straight, x.shape[1]
@@ -179,7 +187,7 @@ def _pack_learning(x: Tensor, layout: Layout, active: Tensor, spare: float) -> t
         longest = layout.length
         if longest is None:
             longest = int(active.sum(1).amax())
-        length = longest + ceil(spare * (total - longest))
+        length = round_length(longest + ceil(spare * (total - longest)), total)
     rank = (~active).to(gates.dtype)
     rows, packing = _pack_batch(x, layout, active, length, rank=rank + rank * torch.rand_like(rank))
     if length < total:

@@ -17,6 +17,7 @@ from gatedvision.layers.token_packing import (
     pack_tokens,
     prefix_rows,
     resolve_form,
+    round_length,
     unpack_tokens,
 )
 from gatedvision_kernels import gather_tokens, scatter_tokens
@@ -140,6 +141,15 @@ def test_training_trims_to_the_fullest_image() -> None:
         active = active_by_loop(coarse[image])
         assert rows[image, : len(active), 1].tolist() == active
         assert gates[image].tolist() == [1.0] * len(active) + [0.0] * (longest - len(active))
+
+
+@pytest.mark.parametrize("total", [3, 32, 63, 64, 246])
+def test_lengths_repeat(total: int) -> None:
+    lengths = [round_length(length, total) for length in range(1, total + 1)]
+    assert all(length <= rounded <= total for length, rounded in enumerate(lengths, 1))
+    assert lengths[-1] == total and len(set(lengths)) < 64
+    # Small numbers are taken as they are.
+    assert total >= 64 or lengths == list(range(1, total + 1))
 
 
 def test_gradients_of_gates_do_not_depend_on_trimming_in_the_mean() -> None:
