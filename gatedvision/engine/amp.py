@@ -9,6 +9,8 @@ from mmengine.device import get_device
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from gatedvision.engine.step_numbers import LateNumber, mark
+
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -49,6 +51,9 @@ class AmpOptimWrapper(OptimWrapper):
     Args:
         amp: ``"bf16"``, ``"fp16"`` or ``None``.
         **kwargs: arguments of mmengine's ``OptimWrapper``: ``optimizer``, ``clip_grad``, ``accumulative_counts``.
+
+    Attributes:
+        forward_done: what the GPU had been told when the last backward pass began.
     """
 
     def __init__(self, amp: str | None = None, **kwargs: Any) -> None:
@@ -57,6 +62,8 @@ class AmpOptimWrapper(OptimWrapper):
         self.amp = amp
         self.scaler = torch.amp.GradScaler(get_device(), enabled=amp == "fp16")
         self._grad_norm: Tensor | None = None
+        self._late_norm: LateNumber | None = None
+        self.forward_done: torch.cuda.Event | None = None
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -75,6 +82,7 @@ class AmpOptimWrapper(OptimWrapper):
             loss: scalar.
             **kwargs: arguments of ``Tensor.backward``.
         """
+        self.forward_done = mark(loss)
         super().backward(self.scaler.scale(loss), **kwargs)
 
     def step(self, **kwargs: Any) -> None:
@@ -92,10 +100,14 @@ class AmpOptimWrapper(OptimWrapper):
     def take_grad_norm(self) -> float | None:
         """Norm of the gradients, before clipping, of a step since the last call; ``None`` if there was none.
 
-        Only this waits for the GPU; mmengine would wait before each update of the parameters.
+        Nothing waits for a GPU: from there, it is the norm of the step before. mmengine would wait before each update
+        of the parameters.
         """
         norm, self._grad_norm = self._grad_norm, None
-        return None if norm is None else norm.item()
+        if norm is None or not norm.is_cuda:
+            return None if norm is None else norm.item()
+        arrived, self._late_norm = self._late_norm, LateNumber(norm)
+        return None if arrived is None else arrived.read()
 
     def _clip_grad(self) -> None:
         parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]

@@ -15,6 +15,7 @@ from gatedvision.engine.checkpoint_hook import NonFiniteError
 from gatedvision.engine.distributed import share_buffers
 from gatedvision.engine.seeded_data import EpochBatches
 from gatedvision.engine.several_optimizers import each_optimizer
+from gatedvision.engine.step_numbers import read_numbers
 from gatedvision.engine.training_state import restore_process_state
 
 # Values that the history of a scalar keeps. mmengine copies a history to add a value to it, and by the end of 300
@@ -98,12 +99,14 @@ class TrainLoop(EpochBasedTrainLoop):
         # a step with that thread and 48 ms without (H200, torch 2.11, bf16, batch 128, not compiled).
         with torch.autograd.set_multithreading_enabled(False):
             outputs = self.runner.model.train_step(data_batch, optim_wrapper=self.runner.optim_wrapper)
-        # The history wants numbers anyway; one copy from the GPU is enough.
-        outputs = {name: value.item() for name, value in outputs.items()}
+        wrappers = each_optimizer(self.runner.optim_wrapper)
+        known = [wrapper.forward_done for wrapper in wrappers.values() if isinstance(wrapper, AmpOptimWrapper)]
+        # The history wants numbers anyway. They are known before the last backward pass, on which the GPU goes on.
+        outputs = read_numbers(outputs, known)
         for name, value in outputs.items():
             if "loss" in name and not math.isfinite(value):
                 raise NonFiniteError(self._describe_divergence(idx, name, value))
-        for part, wrapper in each_optimizer(self.runner.optim_wrapper).items():
+        for part, wrapper in wrappers.items():
             grad_norm = wrapper.take_grad_norm() if isinstance(wrapper, AmpOptimWrapper) else None
             if grad_norm is not None:
                 self.runner.message_hub.update_scalar(f"train/{part}{'.' if part else ''}grad_norm", grad_norm)
