@@ -97,7 +97,12 @@ def add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--yardstick", metavar="MODEL", help="timed, too, in each comparison: rates as ratios to it")
     command.add_argument("--together", type=int, default=8, help="models held on the device at once and timed in turns")
     command.add_argument("--seconds", type=float, default=3.0, help="to spend on each measurement")
-    command.add_argument("--plot", type=Path, metavar="FILE.png", help="draw throughput and memory against resolution")
+    command.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png",
+        help="draw throughput and memory against resolution, and time against its floor",
+    )
 
 
 def add_experts(command: argparse.ArgumentParser) -> None:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gatedvision.benchmark.correctness import check_outputs, fill_constants, settle_norms
+from gatedvision.benchmark.model_floor import count_model_work, model_floor
 from gatedvision.benchmark.report import DTYPES, Cell, Report, current_device
+from gatedvision.benchmark.roofline import Peaks, measure_peaks
 from gatedvision.benchmark.sources import count_macs, create_model
 from gatedvision.benchmark.steps import inference_step, tensors_of, training_step
 from gatedvision.benchmark.timing import Spread, note, time_in_turns
@@ -18,6 +20,7 @@ from gatedvision.benchmark.timing import Spread, note, time_in_turns
 MODES = {"inference": ["inference"], "training": ["training"], "both": ["inference", "training"]}
 EAGER = "eager"
 RATE, RATIO, MEMORY = "images/s (20–80 %)", "times yardstick", "peak memory (GiB)"
+FLOOR, DISTANCE = "floor ms", "times the floor"
 OUT_OF_MEMORY = "out of memory: take a smaller batch, or hold fewer models at once (--together)"
 # Of a whole model, relative: kernels in float32 sum in another order than plain torch; compiled code rounds elsewhere
 # to the dtype, on a GPU to TF32 for float32. Faults are far above.
@@ -86,6 +89,9 @@ def benchmark_models(
     the other in the order given; the yardstick takes part in each, and ratios are to it within the group. Memory is
     what a model takes beside the others.
 
+    The floor of a step is that of the model's products and convolutions, each at the rates of a copy and of a large
+    product that the device reached just before; see :mod:`~gatedvision.benchmark.model_floor`.
+
     Before anything is timed, models of this package are compared with their reference on a GPU: float32 logits of two
     images, with those of the same weights on the CPU, where operators follow their plain definitions. A compiled
     model's inference is compared with the same model's, not compiled. Models of others are taken as they are. What
@@ -114,6 +120,7 @@ def benchmark_models(
     names = list(dict.fromkeys([*([] if yardstick is None else [yardstick]), *names]))
     facts = {(name, size): _describe(name, size) for size in img_sizes for name in names}
     layout = torch.channels_last if channels_last else torch.contiguous_format
+    peaks = measure_peaks(current_device(), DTYPES[dtype])
     rows: list[dict[str, Cell]] = []
     # The shapes stay, so the fastest convolutions are worth looking for.
     with (
@@ -124,7 +131,12 @@ def benchmark_models(
             torch.compiler.reset()
             condition = Condition(which, form, size, batch, DTYPES[dtype], layout)
             measured = _compare(names, yardstick, together, condition, seconds)
-            rows += [{**row, **facts[str(row["model"]), size]} for row in measured]
+            for row in measured:
+                name, time = str(row["model"]), row[RATE]
+                floor = _floor(name, condition, peaks)
+                row[FLOOR] = floor
+                row[DISTANCE] = 1e3 * batch / time.median / floor if isinstance(time, Spread) and floor else None
+                rows.append({**row, **facts[name, size]})
     if all(row[RATE] is None for row in rows):
         raise ValueError(f"nothing could be timed of {', '.join(names)}: see the lines above")
     options = [dtype] + ["channels last"] * channels_last + ([f"yardstick {yardstick}"] if yardstick else [])
@@ -174,6 +186,17 @@ def _describe(name: str, size: int) -> dict[str, Cell]:
             message = " ".join(str(obstacle).split())
             raise ValueError(f"cannot run {name!r} on images of {size} pixels: {message}") from obstacle
     return {**row, "output error": error}
+
+
+def _floor(name: str, condition: Condition, peaks: Peaks) -> float | None:
+    """Return the floor of a step, ms; ``None`` for a model that cannot run without data."""
+    shape = (condition.batch, 3, condition.size, condition.size)
+    try:
+        works = count_model_work(create_model(name, condition.size), shape, condition.dtype)
+    except Exception as error:  # whatever a model does with numbers that are not there
+        note(f"floor of {name}", error)
+        return None
+    return model_floor(works, peaks, condition.mode)
 
 
 def _compare(

@@ -6,8 +6,8 @@ from gatedvision.benchmark.report import Report
 from gatedvision.benchmark.timing import Spread
 
 
-@pytest.mark.parametrize(("memory", "lines"), [(None, 1), (2.0, 2)])
-def test_a_column_a_mode_and_a_line_a_quantity(memory, lines, tmp_path):
+@pytest.mark.parametrize(("memory", "floor", "lines"), [(None, None, 1), (2.0, None, 2), (2.0, 0.5, 3)])
+def test_a_column_a_mode_and_a_line_a_quantity(memory, floor, lines, tmp_path):
     rows = [
         {
             "model": model,
@@ -18,6 +18,7 @@ def test_a_column_a_mode_and_a_line_a_quantity(memory, lines, tmp_path):
             # What did not fit has no figures.
             "images/s (20–80 %)": Spread(1e5 / size, 1.0, 1e6) if size < 1024 else None,
             "peak memory (GiB)": memory if size < 1024 else None,
+            "floor ms": floor and floor * size,
         }
         for model in ("vig_t", "deit")
         for mode in ("inference", "training")
