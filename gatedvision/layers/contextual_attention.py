@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gatedvision.layers._autocast import without_autocast
+from gatedvision.layers._narrow_products import multiplies_narrow, product
 from gatedvision.layers.resize_nearest import resize_nearest_aligned
 
 # Scores held at once unless the caller says otherwise: 256 MiB in float32 for each of the handful of matrices.
@@ -22,7 +23,7 @@ MARGIN = 8
 
 
 class ContextualAttention(nn.Module):
-    """Contextual attention (J. Yu et al., arXiv:1801.07892, section 3.2), as matrix products in float32 or wider.
+    """Contextual attention (J. Yu et al., arXiv:1801.07892, section 3.2), as products summed in float32 or wider.
 
     With f the map at half resolution, its 3x3 patches P_q, and 4x4 patches V_p of the map itself, two pixels apart::
 
@@ -105,48 +106,60 @@ class ContextualAttention(nn.Module):
                 mask = mask[:1].expand(len(x), -1, -1, -1)
             if mask.shape != (x.shape[0], 1, *x.shape[2:]):
                 raise ValueError(f"mask must be [B, 1, H, W] for x {tuple(x.shape)}, got {tuple(mask.shape)}")
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        dtype = x.dtype if multiplies_narrow(x) else torch.promote_types(x.dtype, torch.float32)
         with without_autocast(x):
-            return self._attend(wide, mask).to(x.dtype)
+            return self._attend(x.to(dtype), mask).to(x.dtype)
 
     def _attend(self, x: Tensor, mask: Optional[Tensor]) -> Tensor:
         batch, size = x.shape[0], x.shape[2:]
         small = self._halve(x)
         height, width = small.shape[2:]
         queries = F.unfold(small, 3, padding=1)
-        keys = queries / torch.linalg.vector_norm(queries, dim=1, keepdim=True).clamp_min(MIN_NORM)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        norms = torch.linalg.vector_norm(queries, dim=1, keepdim=True, dtype=wide).clamp_min(MIN_NORM)
+        # Sixteen-bit keys are divided by their norms behind the product, and not rounded once more before it.
+        keys, divisors = (queries / norms, None) if wide == x.dtype else (queries, norms)
         values = F.unfold(x, 4, padding=1, stride=2)
-        allowed = x.new_ones(batch, 1, height * width) if mask is None else self._allowed(mask.to(x.dtype))
+        allowed = norms.new_ones(batch, 1, height * width) if mask is None else self._allowed(mask.to(wide))
         if self.fuse:
             # Keys end up counted along columns.
             values, allowed = (_along_columns(t, height, width) for t in (values, allowed))
             # The scores of a pair that would lie beyond an end are 0: those of a patch of zeros.
             beyond = queries.new_zeros(batch, queries.shape[1], 1)
             keys = torch.cat([beyond, keys, beyond.expand(-1, -1, MARGIN - 1)], 2)
+            divisors = None if divisors is None else F.pad(divisors, (1, MARGIN - 1), value=1.0)
             # Beyond either end, after a patch of zeros, a line of the other end follows.
             ring = torch.cat([beyond, queries, beyond], 2)
             queries = torch.cat([ring[:, :, -width - 2 :], queries, ring[:, :, : width + 2]], 2)
 
         rows = self._rows_at_once(batch, height, width)
         if rows >= height:
-            y = self._attend_rows(queries, keys, values, allowed, height, width, True, True)
+            y = self._attend_rows(queries, keys, divisors, values, allowed, height, width, True, True)
         else:
-            y = self._attend_in_blocks(queries, keys, values, allowed, height, width, rows)
+            y = self._attend_in_blocks(queries, keys, divisors, values, allowed, height, width, rows)
         y = F.fold(y, size, 4, padding=1, stride=2)
         if self.overlap == "constant":
             return y / 4
-        ones = x.new_ones(1, 16, height * width)
+        ones = y.new_ones(1, 16, height * width)
         return y / F.fold(ones, size, 4, padding=1, stride=2)
 
     def _attend_in_blocks(
-        self, queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor, height: int, width: int, rows: int
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        divisors: Optional[Tensor],
+        values: Tensor,
+        allowed: Tensor,
+        height: int,
+        width: int,
+        rows: int,
     ) -> Tensor:
         needs_grad = torch.is_grad_enabled() and queries.requires_grad
         blocks = []
         for top in range(0, height, rows):
             count = min(rows, height - top)
             stop = (top + count) * width + (2 * width + 4 if self.fuse else 0)
-            arguments = queries[:, :, top * width : stop], keys, values, allowed, count, width
+            arguments = queries[:, :, top * width : stop], keys, divisors, values, allowed, count, width
             ends = top == 0, top + count == height
             if needs_grad:
                 blocks.append(checkpoint(self._attend_rows, *arguments, *ends, use_reentrant=False))
@@ -158,6 +171,7 @@ class ContextualAttention(nn.Module):
         self,
         queries: Tensor,
         keys: Tensor,
+        divisors: Optional[Tensor],
         values: Tensor,
         allowed: Tensor,
         rows: int,
@@ -166,7 +180,9 @@ class ContextualAttention(nn.Module):
         is_last: bool,
     ) -> Tensor:
         """Return what ``rows`` rows of queries gather: ``[B, 16C, rows * width]``."""
-        scores = queries.transpose(1, 2) @ keys
+        scores = product(queries.transpose(1, 2), keys)
+        if divisors is not None:
+            scores = scores / divisors
         if self.fuse:
             scores = _fuse(scores, rows, width, is_first, is_last)
         if self.masked_scores == "zero":
@@ -175,7 +191,7 @@ class ContextualAttention(nn.Module):
             # The least number rather than minus infinity, for weights to be numbers where all of them are dropped.
             scores = (self.softmax_scale * scores).masked_fill(allowed == 0, torch.finfo(scores.dtype).min)
             weights = torch.softmax(scores, -1) * allowed
-        return values @ weights.transpose(1, 2)
+        return product(values, weights.transpose(1, 2).to(values.dtype))
 
     def _halve(self, x: Tensor) -> Tensor:
         if self.resize == "aligned":

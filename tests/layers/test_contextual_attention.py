@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gatedvision.layers import ContextualAttention, resize_nearest_aligned
+from gatedvision.layers import ContextualAttention, contextual_attention, resize_nearest_aligned
 from tests.golden.golden import draw_input, find_records
 
 (RECORD,) = (record for record in find_records("inpainting") if record.name == "contextual_attention_op")
@@ -182,6 +182,31 @@ def test_narrow_maps_are_worked_on_in_float32(dtype: torch.dtype) -> None:
     torch.testing.assert_close(y, expected.to(dtype), rtol=0, atol=0)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(layer(x.float(), mask), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+@pytest.mark.parametrize("block", [None, 8])
+@pytest.mark.parametrize("overlap", ["constant", "count"])
+def test_narrow_products_agree(fuse: bool, block: int | None, overlap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What GPUs compute of sixteen bits, with products that are widened here."""
+    x, mask = maps(2, 6, 16, 12, dtype=torch.float32)
+    x = x.bfloat16()
+    layer = ContextualAttention(fuse=fuse, block=block, overlap=overlap)
+    expected = layer(x.float(), mask)
+    products = []
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        assert a.dtype == b.dtype == torch.bfloat16
+        products.append(a.float() @ b.float())
+        return products[-1]
+
+    monkeypatch.setattr(contextual_attention, "multiplies_narrow", lambda x: True)
+    monkeypatch.setattr(contextual_attention, "product", product)
+    y = layer(x, mask)
+    assert products and y.dtype == torch.bfloat16
+    # Weights and results are rounded, scores are not.
+    assert (y.float() - expected).abs().max() <= 2**-7 * expected.abs().max()
+    assert (y.float() - expected).std() <= 2**-9 * expected.std()
 
 
 def test_compiles_to_one_graph_for_all_sizes() -> None:
