@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from gatedvision.layers._exporting import is_exporting
+
 # From torch 2.8 on.
 HAS_WIDE_RESULTS = hasattr(torch.ops.aten.bmm, "dtype")
-_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def multiplies_narrow(x: Tensor) -> bool:
@@ -14,7 +15,7 @@ def multiplies_narrow(x: Tensor) -> bool:
     torch has no gradient for it, and none of it on other devices, where an exported program may run.
     """
     is_narrow = x.dtype in (torch.bfloat16, torch.float16)
-    return x.is_cuda and is_narrow and HAS_WIDE_RESULTS and not torch.is_grad_enabled() and not _exporting()
+    return x.is_cuda and is_narrow and HAS_WIDE_RESULTS and not torch.is_grad_enabled() and not is_exporting()
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class _CircularConvolution(torch.autograd.Function):
             offsets = _offsets(height, width, x.device)
             # Of each element the one of the opposite distance: the kernel turned round.
             opposite = offsets[:, 0]
-            grad_x = _convolve(grad, kernel.flatten(1)[:, opposite].view_as(kernel))
+            grad_x = _convolve(grad, kernel.flatten(1)[:, opposite].view_as(kernel)).to(x.dtype)
             dtype = x.dtype if x.dtype == torch.bfloat16 else kernel.dtype
             # [C, N, N]: what pixel p had to do with pixel q.
             products = _by_channel(x).to(dtype).transpose(1, 2) @ _by_channel(grad).to(dtype)
@@ -53,7 +53,9 @@ def circular_convolution(x: Tensor, kernel: Tensor) -> Tensor:
         ``[B, H, W, C]`` in the dtype of ``x``.
     """
     with without_autocast(x):
-        return _CircularConvolution.apply(x, kernel)  # pyright: ignore[reportReturnType]
+        y: Any = _CircularConvolution.apply(x, kernel)
+    # Not within the function: torch 2.11 compiles one that ends in a cast of nothing to gradients of zero.
+    return y.to(x.dtype)
 
 
 def _convolve(x: Tensor, kernel: Tensor) -> Tensor:
@@ -66,7 +68,7 @@ def _convolve(x: Tensor, kernel: Tensor) -> Tensor:
         matrices = torch.cat([high, (matrices - high).to(x.dtype)], dim=1)
         rows = torch.cat([rows, rows], dim=2)
     y = rows.to(matrices.dtype) @ matrices
-    return y.unflatten(2, (height, width)).permute(1, 2, 3, 0).to(x.dtype)
+    return y.unflatten(2, (height, width)).permute(1, 2, 3, 0)
 
 
 def _by_channel(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gatedvision.layers._autocast import without_autocast
+from gatedvision.layers._exporting import is_exporting
 from gatedvision.layers._narrow_products import multiplies_narrow, product
 from gatedvision.layers.resize_nearest import resize_nearest_aligned
 
@@ -205,7 +206,7 @@ class ContextualAttention(nn.Module):
 
     def _rows_at_once(self, batch: int, height: int, width: int) -> int:
         # Sizes that a program leaves open cannot decide.
-        if getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)():
+        if is_exporting():
             return height
         if self.block is not None:
             return max(self.block // width, 1)

@@ -12,13 +12,10 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from gatedvision.layers._exporting import is_exporting
 from gatedvision.layers.circular_convolution import circular_convolution
 from gatedvision.layers.depthwise_conv import DepthwiseConv
 from gatedvision.layers.layer_norm import LayerNorm
-
-# Before torch 2.7 nothing told an export from a compilation, which takes matrix products as well.
-_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-
 
 # Pixels of a map up to which a GPU multiplies by matrices of all of them: 16 x 16, all that images of 224 pixels have.
 SMALL_MAP = 256
@@ -40,7 +37,7 @@ def resize_spectrum(weight: Tensor, height: int, frequencies: int) -> Tensor:
         comparable = True
     else:
         # The sides of an exported program may be open, and comparing them would settle them.
-        comparable = not _exporting()
+        comparable = not is_exporting()
     if comparable and weight.shape[1] == height and weight.shape[2] == frequencies:
         return weight
     planes = weight.permute(3, 0, 1, 2)
@@ -71,7 +68,7 @@ def filter_spectrum(x: Tensor, weight: Tensor, form: str = "auto") -> Tensor:
     if form not in ("auto", "fft", "matrix", "circular"):
         raise ValueError(f"form must be 'auto', 'fft', 'matrix' or 'circular', got {form!r}")
     if form == "auto":
-        exporting = _exporting() or torch.onnx.is_in_onnx_export()
+        exporting = is_exporting() or torch.onnx.is_in_onnx_export()
         is_small = x.is_cuda and x.shape[1] * x.shape[2] <= SMALL_MAP
         form = "matrix" if exporting else "circular" if is_small else "fft"
     if form == "fft":

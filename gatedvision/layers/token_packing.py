@@ -10,9 +10,10 @@ from math import ceil
 from typing import Any, NamedTuple, Optional
 
 import torch
-from timm.layers import is_exporting, register_notrace_function
+from timm.layers import register_notrace_function
 from torch import Tensor
 
+from gatedvision.layers._exporting import is_exporting
 from gatedvision.layers.mixed_scale_gate import RegionChoice
 from gatedvision_kernels import gather_tokens, scatter_tokens
 
