@@ -22,8 +22,12 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
+from gatedvision.layers._autocast import to_autocast_dtype
+from gatedvision.layers._exporting import is_exporting
 from gatedvision.layers.conv_batch_norm import ConvBatchNorm, Sizes, make_conv, per_axis
 from gatedvision.layers.resize_linear import resize_linear
+from gatedvision_kernels import additive_gate
+from gatedvision_kernels._dispatch import use_triton
 
 WEIGHTINGS = ("sigmoid", "softmax", "mean", "mean_flow", "range")
 
@@ -71,6 +75,11 @@ def weigh_positions(scores: Tensor, weighting: str) -> Tensor:
         empty = total == 0
         weights = torch.where(empty, uniform, q / torch.where(empty, 1.0, total))
     return weights.to(scores.dtype).view(scores.shape)
+
+
+def takes_kernel(x: Tensor, gating: Tensor) -> bool:
+    """Tell whether a kernel can be the gate: on GPUs, but not in programs that are recorded to run elsewhere."""
+    return not (is_exporting() or torch.jit.is_tracing()) and x.dtype == gating.dtype and use_triton("auto", x, gating)
 
 
 class AttentionGate(nn.Module):
@@ -244,6 +253,10 @@ class SameGridAttentionGate(AttentionGate):
     statistics in training are those of one map: with a batch of one image they are noisy, and with one position only
     they do not exist, which PyTorch refuses.
 
+    On a GPU, with batch norms in evaluation, all of it is one kernel (:func:`gatedvision_kernels.additive_gate`) with
+    the norms folded into its weights; the parts themselves are then not called, nor are forward hooks on them. Under
+    autocast both results are of its dtype.
+
     Args:
         dim: channels of the skip feature.
         gating_dim: channels of the gating signal.
@@ -273,6 +286,17 @@ class SameGridAttentionGate(AttentionGate):
             psi=ConvBatchNorm(hidden_dim, 1, 1, 1, spatial_dims, relu=False, **dd),
             proj_out=nn.Identity(),
         )
+
+    def attend(self, x: Tensor, gating: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gated feature and the attention map, by one kernel where that is possible."""
+        layers: Any = (self.proj_x, self.proj_gating, self.psi)
+        folded: list[Any] = [layer.fold() for layer in layers] if takes_kernel(x, gating) else [None]
+        if None in folded:
+            return super().attend(x, gating)
+        (weight_x, bias_x), (weight_gating, bias_gating), (psi, psi_bias) = folded
+        weights = (weight_x.flatten(1), weight_gating.flatten(1), bias_x + bias_gating, psi.flatten(), psi_bias)
+        gated, attention = additive_gate(to_autocast_dtype(x), to_autocast_dtype(gating), *weights)
+        return self.proj_out(gated), attention
 
     def _check_grids(self, x: Tensor, gating: Tensor) -> None:
         if x.shape[2:] != gating.shape[2:]:

@@ -1,7 +1,7 @@
 """Convolution, batch norm and ReLU over two or three dimensions."""
 
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor, nn
@@ -128,3 +128,23 @@ class ConvBatchNorm(nn.Sequential):
             self.drop = nn.Dropout(drop_rate)
         if relu:
             self.act = nn.ReLU(inplace=True)
+
+    def fold(self) -> Optional[tuple[Tensor, Tensor]]:
+        """Return weight and bias of the one convolution that convolution and norm are in evaluation.
+
+        Gradients reach the parameters of both. Nothing of dropout or ReLU is in them, nor what forward hooks do.
+
+        Returns:
+            ``[dim, in_chans, *kernel_size]`` and ``[dim]``, in float32 or wider; None while the norm takes statistics
+            of its input, in training or for want of others, and if either was replaced by a module of another kind.
+        """
+        conv: Any = self.conv
+        norm: Any = getattr(self, "norm", None)
+        if type(conv) not in _CONVS.values() or type(norm) not in _BATCH_NORMS.values():
+            return None
+        if norm.training or norm.running_mean is None or norm.weight is None or conv.bias is None:
+            return None
+        dtype = torch.promote_types(norm.running_var.dtype, torch.float32)
+        scale = norm.weight * torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
+        weight = conv.weight * scale.view(-1, *[1] * (conv.weight.ndim - 1))
+        return weight, (conv.bias - norm.running_mean.to(dtype)) * scale + norm.bias

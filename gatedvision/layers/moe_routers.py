@@ -19,13 +19,13 @@ from gatedvision.layers.moe_routing import (
     Grouped,
     Routing,
     capacity_of,
-    choose_experts,
     choose_tokens,
     cut_into_groups,
+    pad_to_groups,
     place_all,
-    place_choices,
-    take_turns,
+    shape_of_groups,
 )
+from gatedvision_kernels import moe_slots, top_k_gates, wide_linear
 
 MODES = ("both", "train", "eval")
 
@@ -115,6 +115,9 @@ class GroupRouter(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """Score the experts of its member for every token: ``[B, P, E / M]`` of ``[B, P, C]``, member fastest in P."""
         dtype = torch.promote_types(x.dtype, torch.float32)
+        if self.num_members == 1 and x.dtype == self.weight.dtype != dtype:
+            # As exact as with copies in float32, which cost more than the product.
+            return wide_linear(x, self.weight)
         with without_autocast(x):
             x, weight = x.to(dtype), self.weight.to(dtype)
             if self.num_members == 1:
@@ -269,27 +272,27 @@ class TopKRouter(GroupRouter):
         self, logits: Tensor, noise: Optional[Tensor] = None, every_loss: bool = False
     ) -> tuple[Routing, dict[str, Tensor]]:
         """Route by logits ``[B, P, E / M]`` and noise in their shape; see :meth:`forward`."""
-        grouped = cut_into_groups(logits, self.group_images)
-        noisy = grouped if noise is None else cut_into_groups(logits + noise, self.group_images)
-        gates = noisy.values.softmax(-1)
-        own = choose_experts(gates, self.num_selected)
-        size, members = gates.shape[1], self.num_members
-        experts = own
+        noisy = logits if noise is None else logits + noise
+        gates, own = top_k_gates(noisy.flatten(0, 1), self.num_selected)
+        experts, members = own, self.num_members
         if members > 1:
-            member = torch.arange(size, device=own.device)[:, None] % members
+            member = torch.arange(own.shape[0], device=own.device)[:, None] % members
             experts = own + member * (self.num_experts // members)
-        chosen = gates.gather(-1, own)
+        size = shape_of_groups(logits.shape[0], self.group_images)[1] * logits.shape[1]
         if math.isinf(self.factor_in_use()):
-            routing = place_all(chosen, experts, grouped, self.num_experts)
+            routing = place_all(gates, experts, self.num_experts, size)
         else:
             priority = self.priority if self.training else self.eval_priority
-            ranks = chosen[..., 0] if priority == "batch" else None
-            turns = take_turns(experts, self.num_experts, grouped.present, ranks)
+            first = gates[:, 0] if priority == "batch" else None
             capacity = self.capacity(size * self.num_selected)
-            routing = place_choices(chosen, experts, turns, grouped, self.num_experts, capacity)
+            slots = moe_slots(experts, self.num_experts, size, capacity, first)
+            routing = Routing(gates, *slots, experts, capacity)
         if not (self.training or every_loss):
             return routing, {}
-        return routing, self.losses(grouped, noisy, own, every_loss)
+        clean = cut_into_groups(logits, self.group_images)
+        routed = clean if noise is None else clean._replace(values=pad_to_groups(noisy, self.group_images))
+        own = pad_to_groups(own.unflatten(0, logits.shape[:2]), self.group_images)
+        return routing, self.losses(clean, routed, own, every_loss)
 
     def losses(self, clean: Grouped, noisy: Grouped, experts: Tensor, every_loss: bool) -> dict[str, Tensor]:
         """Return the auxiliary losses by name, each ``[G]``, or ``[G, M]`` of an ensemble.

@@ -1,5 +1,6 @@
 """Gated operators for vision: each a plain torch reference with Triton kernels beside it."""
 
+from gatedvision_kernels.additive_gate import additive_gate, additive_gate_reference
 from gatedvision_kernels.bias_gelu import (
     bias_gelu,
     bias_gelu_linear,
@@ -36,16 +37,21 @@ from gatedvision_kernels.layer_norm import (
 )
 from gatedvision_kernels.moe_combine import moe_combine, moe_combine_reference
 from gatedvision_kernels.moe_dispatch import moe_dispatch, moe_dispatch_reference
+from gatedvision_kernels.moe_slots import moe_slots, moe_slots_reference
 from gatedvision_kernels.recursive_gate import recursive_gate, recursive_gate_reference
 from gatedvision_kernels.rms_norm import add_rms_norm, add_rms_norm_reference, rms_norm, rms_norm_reference
 from gatedvision_kernels.spatial_decomposition import spatial_decomposition, spatial_decomposition_reference
 from gatedvision_kernels.swiglu import swiglu, swiglu_reference
+from gatedvision_kernels.top_k_gates import top_k_gates, top_k_gates_reference
+from gatedvision_kernels.wide_linear import wide_linear, wide_linear_reference
 
 __all__ = [
     "add_layer_norm",
     "add_layer_norm_reference",
     "add_rms_norm",
     "add_rms_norm_reference",
+    "additive_gate",
+    "additive_gate_reference",
     "bias_gelu",
     "bias_gelu_linear",
     "bias_gelu_linear_reference",
@@ -74,6 +80,8 @@ __all__ = [
     "moe_combine_reference",
     "moe_dispatch",
     "moe_dispatch_reference",
+    "moe_slots",
+    "moe_slots_reference",
     "recursive_gate",
     "recursive_gate_reference",
     "rms_norm",
@@ -84,4 +92,8 @@ __all__ = [
     "spatial_decomposition_reference",
     "swiglu",
     "swiglu_reference",
+    "top_k_gates",
+    "top_k_gates_reference",
+    "wide_linear",
+    "wide_linear_reference",
 ]

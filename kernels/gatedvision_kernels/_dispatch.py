@@ -8,6 +8,7 @@ from torch import Tensor
 from gatedvision_kernels._triton import triton
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+INDEX_DTYPES = (torch.int32, torch.int64)
 # The compiler of Triton 3.2 (torch 2.6) dies on products of 16 rows and takes the process with it.
 OLDEST_TRITON = (3, 3)
 TRITON = tuple(int(part) for part in triton.__version__.split(".")[:2]) if triton else (0, 0)
@@ -18,7 +19,7 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def use_triton(backend: str, *tensors: Tensor) -> bool:
+def use_triton(backend: str, *tensors: Tensor, indices: tuple[Tensor, ...] = ()) -> bool:
     """Decide whether an operator launches its Triton kernels.
 
     Args:
@@ -26,6 +27,7 @@ def use_triton(backend: str, *tensors: Tensor) -> bool:
             GPU in a dtype they support, and the reference otherwise; ``"triton"`` and ``"reference"``
             are orders.
         *tensors: all tensor arguments of the operator.
+        indices: and those that hold integers, which kernels take as they are.
 
     Returns:
         True for the kernels, False for the reference.
@@ -37,23 +39,24 @@ def use_triton(backend: str, *tensors: Tensor) -> bool:
         return False
     if backend not in ("auto", "triton"):
         raise ValueError(f"backend must be 'auto', 'triton' or 'reference', got {backend!r}")
-    obstacle = _obstacle(tensors)
+    placed = tensors + indices
+    obstacle = _obstacle(tensors, placed)
     # The interpreter is for tests that name the kernel; "auto" on a CPU means the reference.
     if backend == "auto":
-        return obstacle is None and all(t.is_cuda for t in tensors)
+        return obstacle is None and all(t.is_cuda for t in placed)
     if obstacle is not None:
         raise ValueError(f"backend='triton' cannot run: {obstacle}; use backend='auto'")
     return True
 
 
-def _obstacle(tensors: tuple[Tensor, ...]) -> str | None:
-    """Say what keeps the kernels from running on these tensors, if anything does."""
+def _obstacle(tensors: tuple[Tensor, ...], placed: tuple[Tensor, ...]) -> str | None:
+    """Say what keeps the kernels from running, if anything does: dtypes of ``tensors``, or places of ``placed``."""
     if triton is None:
         return "triton is not installed"
     if TRITON < OLDEST_TRITON:
         return f"triton {TRITON[0]}.{TRITON[1]} is too old, the kernels need 3.3 (which comes with torch 2.7)"
-    if not all(t.is_cuda for t in tensors) and not (interpreting() and all(t.device.type == "cpu" for t in tensors)):
-        devices = sorted({t.device.type for t in tensors})
+    if not all(t.is_cuda for t in placed) and not (interpreting() and all(t.device.type == "cpu" for t in placed)):
+        devices = sorted({t.device.type for t in placed})
         return f"tensors lie on {devices}, not on cuda"
     unsupported = sorted({str(t.dtype) for t in tensors if t.dtype not in KERNEL_DTYPES})
     if unsupported:

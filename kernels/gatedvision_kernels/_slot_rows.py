@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from gatedvision_kernels._device import on_device_of
+from gatedvision_kernels._dispatch import INDEX_DTYPES
 from gatedvision_kernels._operator import launcher
 from gatedvision_kernels._rows import as_rows, block_of, ceil_div
 from gatedvision_kernels._triton import jit, tl
-
-INDEX_DTYPES = (torch.int32, torch.int64)
 
 
 def check_slots(choice_of_slot: Tensor, slot_of_choice: Tensor, device: torch.device) -> None:

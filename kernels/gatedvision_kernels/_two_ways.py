@@ -16,7 +16,7 @@ from torch.library import CustomOpDef
 def two_ways(
     operator: CustomOpDef,
     forward: Callable[..., Any],
-    backward_operator: CustomOpDef,
+    backward_operator: Callable[..., Any],
     backward: Callable[..., Any],
     save: Callable[[Any, tuple, Any], None],
     differentiate: Callable[..., Any],
@@ -26,7 +26,7 @@ def two_ways(
     Args:
         operator: custom operator around ``forward``.
         forward: launches the forward kernels.
-        backward_operator: custom operator around ``backward``.
+        backward_operator: custom operator around ``backward``, or ``backward`` itself where it is torch's operations.
         backward: launches the backward kernels.
         save: takes context, inputs and output, and keeps what the backward needs in the context.
         differentiate: takes ``backward`` or its operator, the context and the gradients of the outputs;

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from gatedvision_kernels._device import on_device_of
 from gatedvision_kernels._dispatch import use_triton
+from gatedvision_kernels._maps import channels_last, new_map
 from gatedvision_kernels._operator import custom_op, launcher
 from gatedvision_kernels._rows import block_of, ceil_div, num_programs
 from gatedvision_kernels._triton import jit, tl
@@ -189,27 +190,16 @@ def _backward_kernel(
         tl.store(sums_ptr + DIM, tl.sum(gate_sums, axis=0)[None, :], mask=channels < DIM)
 
 
-def _channels_last(x: Tensor) -> bool:
-    return x.stride(1) == 1
-
-
-def _new_map(x: Tensor, channels: int) -> Tensor:
-    """Return an empty map in the memory order of ``x``."""
-    if _channels_last(x):
-        return x.new_empty((len(x), *x.shape[2:], channels)).movedim(-1, 1)
-    return x.new_empty((len(x), channels, *x.shape[2:]))
-
-
-def _planes(x: Tensor, channels_last: bool) -> Tensor:
+def _planes(x: Tensor, last: bool) -> Tensor:
     """View ``[B, C, ...]`` as ``[planes, C, pixels]``, copying only where strides force it."""
     channels = x.shape[1]
-    if channels_last:
+    if last:
         return x.movedim(1, -1).reshape(-1, channels).t().unsqueeze(0)
     return x.reshape(len(x), channels, math.prod(x.shape[2:]))
 
 
 def _tile(x: Tensor, dim: int) -> dict[str, int]:
-    if not _channels_last(x):
+    if not channels_last(x):
         return {"BLOCK_PIXELS": 1024, "BLOCK_CHANNELS": 1, "num_warps": 4}
     block = block_of(dim)
     return {
@@ -221,9 +211,9 @@ def _tile(x: Tensor, dim: int) -> dict[str, int]:
 
 def _forward(x: Tensor, bias: Optional[Tensor], act: str) -> Tensor:
     dim = x.shape[1] // 2
-    y = _new_map(x, dim)
-    channels_last, tile = _channels_last(x), _tile(x, dim)
-    x, y_planes = _planes(x, channels_last), _planes(y, channels_last)
+    y = new_map(x, dim)
+    last, tile = channels_last(x), _tile(x, dim)
+    x, y_planes = _planes(x, last), _planes(y, last)
     planes, _, pixels = x.shape
     grid = (ceil_div(pixels, tile["BLOCK_PIXELS"]), ceil_div(dim, tile["BLOCK_CHANNELS"]), planes)
     if y.numel() == 0:
@@ -247,11 +237,11 @@ def _forward(x: Tensor, bias: Optional[Tensor], act: str) -> Tensor:
 def _backward(grad_y: Tensor, x: Tensor, bias: Optional[Tensor], act: str) -> tuple[Tensor, Tensor]:
     """Return the gradients of ``x`` and, in float32, of ``bias``; the latter is empty without one."""
     channels, dim = x.shape[1], x.shape[1] // 2
-    grad_x = _new_map(x, channels)
+    grad_x = new_map(x, channels)
     if grad_x.numel() == 0:
         return grad_x, x.new_zeros(channels if bias is not None else 0, dtype=torch.float32)
-    channels_last, tile = _channels_last(x), _tile(x, dim)
-    x, grad_y, grad_x_planes = (_planes(t, channels_last) for t in (x, grad_y, grad_x))
+    last, tile = channels_last(x), _tile(x, dim)
+    x, grad_y, grad_x_planes = (_planes(t, last) for t in (x, grad_y, grad_x))
     planes, _, pixels = x.shape
     others = ceil_div(dim, tile["BLOCK_CHANNELS"]) * planes
     blocks = ceil_div(pixels, tile["BLOCK_PIXELS"])
@@ -285,12 +275,12 @@ _gated_activation_backward = custom_op(
 
 @_gated_activation.register_fake
 def _(x: Tensor, bias: Optional[Tensor], act: str) -> Tensor:
-    return _new_map(x, x.shape[1] // 2)
+    return new_map(x, x.shape[1] // 2)
 
 
 @_gated_activation_backward.register_fake
 def _(grad_y: Tensor, x: Tensor, bias: Optional[Tensor], act: str) -> tuple[Tensor, Tensor]:
-    return _new_map(x, x.shape[1]), x.new_empty(0 if bias is None else x.shape[1], dtype=torch.float32)
+    return new_map(x, x.shape[1]), x.new_empty(0 if bias is None else x.shape[1], dtype=torch.float32)
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Optional[Tensor], str], output: Tensor) -> None:

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatedvision_kernels._dispatch import use_triton
+from gatedvision_kernels._dispatch import INDEX_DTYPES, use_triton
 from gatedvision_kernels._operator import custom_op
-from gatedvision_kernels._slot_rows import INDEX_DTYPES, rows_by_slot, rows_by_token
+from gatedvision_kernels._slot_rows import rows_by_slot, rows_by_token
 from gatedvision_kernels._two_ways import two_ways
 
 

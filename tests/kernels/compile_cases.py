@@ -188,6 +188,52 @@ def slot_rows_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     yield Case("moe_combine gradient of the gates", by_choice, dtype, types | {"y_ptr": "*fp32"}, constants)
 
 
+def top_k_gates_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    types = {"gates_ptr": "*fp32", "grad_gates_ptr": "*fp32", "experts_ptr": "*i64"}
+    forward, backward = (getattr(module("top_k_gates"), f"_{way}_kernel") for way in ("forward", "backward"))
+    for width in (1, 8, 48):
+        constants = {"WIDTH": width, **module("_rows").tile_of(width, module("top_k_gates").TILE_ELEMENTS)}
+        num_warps = constants.pop("num_warps")
+        yield Case(f"top_k_gates forward, {width} experts", forward, dtype, types, constants, num_warps)
+        yield Case(f"top_k_gates backward, {width} experts", backward, dtype, types, constants, num_warps)
+
+
+def moe_slots_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    kernel, tile = module("moe_slots")._slots_kernel, module("moe_slots").TILE
+    types = {"slot_ptr": "*i64", "choice_ptr": "*i64", "order_ptr": "*i64"}
+    # Whatever the gates are: once is enough.
+    for integer in ("i32", "i64") if dtype == "fp32" else ():
+        kind, constants = types | {"experts_ptr": f"*{integer}"}, {"BLOCK": tile["BLOCK"]}
+        yield Case(f"moe_slots by priority, {integer}", kernel, dtype, kind, constants, tile["num_warps"])
+        constants = constants | {"order_ptr": None}
+        yield Case(f"moe_slots in order, {integer}", kernel, dtype, kind, constants, tile["num_warps"])
+        # Triton makes constants of numbers that are 1, as of one choice and one slot of each group.
+        constants = constants | {"num_choices": 1, "capacity": 1}
+        yield Case(f"moe_slots, one of each, {integer}", kernel, dtype, kind, constants, tile["num_warps"])
+
+
+def wide_linear_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    tile = {"BLOCK_ROWS": module("wide_linear").BLOCK_ROWS, "BLOCK_WIDTH": 32 if dtype == "fp32" else 128}
+    for block_out in (16, 64):
+        constants = tile | {"WIDTH": 768, "BLOCK_OUT": block_out, "WIDEN": False}
+        label = f"wide_linear, {block_out} outputs"
+        yield Case(label, module("wide_linear")._forward_kernel, dtype, {"y_ptr": "*fp32"}, constants)
+
+
+def additive_gate_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    kernel, tile_of = module("additive_gate")._forward_kernel, module("additive_gate").tile_of
+    # Parameters folded with norms are float32.
+    types = {f"{name}_ptr": "*fp32" for name in ("bias", "psi", "psi_bias")}
+    # Triton makes constants of strides that are 1.
+    last = dict.fromkeys(("x_channel_stride", "gating_channel_stride", "y_channel_stride"), 1)
+    first = dict.fromkeys(("x_position_stride", "gating_position_stride", "y_position_stride"), 1)
+    for (dim, hidden), strides in (((16, 8), last), ((512, 256), last), ((20, 10), first)):
+        constants = {"DIM": dim, "GATING_DIM": dim, "HIDDEN": hidden, "WIDEN": False} | strides
+        constants |= tile_of(dim, dim, hidden, dtype == "fp32")
+        num_warps = constants.pop("num_warps")
+        yield Case(f"additive_gate, {dim} channels", kernel, dtype, types, constants, num_warps)
+
+
 def bidirectional_gla_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     forward = module("bidirectional_gla.forward")._forward_kernel
     backward = module("bidirectional_gla.backward")._backward_kernel
@@ -229,6 +275,10 @@ OPERATORS: tuple[Callable[[str, GPUTarget], Iterator[Case]], ...] = (
     depthwise_conv2d_cases,
     column_sum_cases,
     slot_rows_cases,
+    top_k_gates_cases,
+    moe_slots_cases,
+    wide_linear_cases,
+    additive_gate_cases,
     bidirectional_gla_cases,
 )
 

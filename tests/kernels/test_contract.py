@@ -15,6 +15,7 @@ import gatedvision_kernels
 from gatedvision_kernels import (
     add_layer_norm,
     add_rms_norm,
+    additive_gate,
     bias_gelu,
     bias_gelu_linear,
     bidirectional_gla,
@@ -29,11 +30,14 @@ from gatedvision_kernels import (
     layer_norm,
     moe_combine,
     moe_dispatch,
+    moe_slots,
     recursive_gate,
     rms_norm,
     scatter_tokens,
     spatial_decomposition,
     swiglu,
+    top_k_gates,
+    wide_linear,
 )
 
 
@@ -43,6 +47,7 @@ class Operator(NamedTuple):
     weights: dict[str, tuple[int, ...]] = {}  # shapes of inputs without one
     tolerance: float | None = None  # of the tests' own comparison, where its default is too strict
     arguments: Callable[..., dict[str, Tensor]] = dict  # makes the operator's own inputs of those above
+    options: dict[str, int] = {}  # numbers without a default
 
 
 def scan(query, key, value, log_decay_forward, log_decay_backward, **options) -> Tensor:
@@ -100,6 +105,26 @@ def scatter(x: Tensor, **options) -> Tensor:
     return scatter_tokens(**scatter_arguments(x), **options)
 
 
+def choose(logits: Tensor, **options) -> Tensor:
+    """Mark each gate with its expert."""
+    gates, experts = top_k_gates(logits, 3, **options)
+    return gates * (1 + experts)
+
+
+SLOTS = {"num_experts": 2, "group_size": 3, "capacity": 2}
+
+
+def slots_arguments(x: Tensor, priority: Tensor) -> dict[str, Tensor]:
+    """Make the sign of a number the choice of one of two experts."""
+    return {"experts": (x > 0).long().reshape(-1, 2), "priority": priority.reshape(-1)}
+
+
+def take_slots(x: Tensor, priority: Tensor, **options) -> tuple[Tensor, Tensor, Tensor]:
+    """Mark numbers with the slots, and slots with numbers, so that there is something to differentiate."""
+    slots, choices = moe_slots(**slots_arguments(x, priority), **SLOTS, **options)
+    return x * slots.view(x.shape), x.sum() * choices, priority
+
+
 OPERATORS = {
     "bidirectional_gla": Operator(
         scan,
@@ -111,6 +136,12 @@ OPERATORS = {
             "log_decay_backward": (5, 2, 16),
         },
         tolerance=1e-5,  # gradients of the decays are differences of sums over tokens
+    ),
+    "additive_gate": Operator(
+        additive_gate,
+        {"x": (3, 5, 4), "gating": (6, 5, 4)},
+        {"weight_x": (7, 3), "weight_gating": (7, 6), "bias": (7,), "psi": (7,), "psi_bias": (1,)},
+        tolerance=4e-6,
     ),
     "bias_gelu": Operator(bias_gelu, {"x": (5, 13)}, {"bias": (13,)}),
     "bias_gelu_linear": Operator(
@@ -140,6 +171,9 @@ OPERATORS = {
     ),
     "moe_dispatch": Operator(dispatch, {"x": (5, 13)}, arguments=dispatch_arguments),
     "moe_combine": Operator(combine, {"x": (5, 13), "gates": (5, 2)}, arguments=combine_arguments),
+    "moe_slots": Operator(take_slots, {"x": (5, 2), "priority": (5,)}, arguments=slots_arguments, options=SLOTS),
+    "top_k_gates": Operator(choose, {"logits": (5, 7)}, options={"num_selected": 3}),
+    "wide_linear": Operator(wide_linear, {"x": (5, 13)}, {"weight": (7, 13)}, tolerance=4e-6),
     "gather_tokens": Operator(gather, {"x": (5, 13)}, arguments=gather_arguments),
     "scatter_tokens": Operator(scatter, {"x": (5, 13)}, arguments=scatter_arguments),
     "channel_aggregation": Operator(
@@ -244,7 +278,7 @@ def test_registration(name, inputs_of):
     """Torch's own checks: schema, shape inference, autograd and tracing with unknown sizes."""
     operator = getattr(torch.ops.gatedvision, name).default
     options = {"double": False, "eps": 1e-6, "activation": "silu", "act": "elu", "approximate": "tanh"}
-    options |= {"scale": 1.0, "dilation": 1}
+    options |= {"scale": 1.0, "dilation": 1} | OPERATORS[name].options
     inputs = OPERATORS[name].arguments(**inputs_of(2))
     for x in inputs.values():
         x.requires_grad_(x.is_floating_point())
@@ -254,7 +288,7 @@ def test_registration(name, inputs_of):
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
 def test_reference_is_scriptable(name, inputs_of):
-    inputs = OPERATORS[name].arguments(**inputs_of(2))
+    inputs = OPERATORS[name].arguments(**inputs_of(2)) | OPERATORS[name].options
     reference = getattr(gatedvision_kernels, f"{name}_reference")
     torch.testing.assert_close(torch.jit.script(reference)(**inputs), reference(**inputs), rtol=0, atol=0)
 

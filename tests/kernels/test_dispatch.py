@@ -28,6 +28,15 @@ def test_dtype_without_kernels(device):
         use_triton("triton", torch.ones(2, device=device, dtype=torch.float64))
 
 
+def test_integers_are_taken_as_they_are(device):
+    x, index = torch.ones(2, device=device), torch.ones(2, device=device, dtype=torch.int64)
+    assert use_triton("triton", indices=(index,)) is True
+    assert use_triton("auto", x, indices=(index,)) is ON_GPU
+    assert use_triton("auto", x, indices=(index.to("meta"),)) is False
+    with pytest.raises(ValueError, match=r"tensors lie on \[.*'meta'\], not on cuda"):
+        use_triton("triton", x, indices=(index.to("meta"),))
+
+
 def test_old_triton(device, monkeypatch):
     """Triton 3.2 kills the process where it should compile."""
     monkeypatch.setattr(_dispatch, "TRITON", (3, 2))

@@ -27,3 +27,15 @@ def test_depthwise_convolution_counts_a_product_per_tap():
         output.sum().backward()
     assert forward.get_total_flops() == 2 * x.numel() * 25
     assert backward.get_total_flops() == 4 * x.numel() * 25
+
+
+def test_additive_gate_counts_its_projections():
+    shapes = ((2, 6, 4, 5), (2, 10, 4, 5), (3, 6), (3, 10), (3,), (3,), (1,))
+    inputs = [torch.empty(shape, device="meta", requires_grad=True) for shape in shapes]
+    with FlopCounterMode(display=False) as forward:
+        output, _ = torch.ops.gatedvision.additive_gate(*inputs)
+    with FlopCounterMode(display=False) as backward:
+        output.sum().backward()
+    assert forward.get_total_flops() == 2 * 2 * 20 * 3 * (6 + 10 + 1)
+    # All of it once more, and two products for each projection; torch does not count psi's, of a matrix and a vector.
+    assert backward.get_total_flops() == 2 * 2 * 20 * 3 * (3 * (6 + 10) + 1)

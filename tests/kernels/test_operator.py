@@ -14,6 +14,8 @@ from gatedvision_kernels._operator import custom_op
 from tests.kernels.test_contract import OPERATORS
 
 WHOLE = {"depthwise_conv2d"}
+# Whole numbers have no gradient, and those of a matrix product are products of torch.
+FORWARD_ONLY = {"additive_gate", "moe_slots", "wide_linear"}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def test_what_a_compiler_sees(name, which, graphs):
         assert own == {name if which == "forward" else f"{name}_backward"}
         return
     assert not own
-    assert "triton_kernel_wrapper_functional" in calls
+    assert ("triton_kernel_wrapper_functional" in calls) == (which == "forward" or name not in FORWARD_ONLY)
     # A kernel that writes to a part of a tensor would have a compiler copy the rest.
     assert not [call for call in calls if "scatter" in call]
 

@@ -1,5 +1,6 @@
 """Attention gates beside golden records and a second formula, and what they do with maps that published code cannot."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gatedvision.layers import GridAttentionGate, SameGridAttentionGate
+from gatedvision.layers import GridAttentionGate, SameGridAttentionGate, attention_gate
 from gatedvision.layers.attention_gate import WEIGHTINGS, weigh_positions
+from gatedvision_kernels import additive_gate
 from tests.golden.golden import draw_input, find_records
 from tests.layers.memory_layout import channels_last_outputs
 
@@ -210,3 +212,111 @@ def test_channels_last_stays_so(make: type[Any], spatial_dims: int) -> None:
     gating = draw_input(2, 6, *(coarse if make is GridAttentionGate else fine)).float()
     found = channels_last_outputs(gate, spatial_dims, x=draw_input(2, 8, *fine).float(), gating=gating)
     assert len(found) >= 6 and all(found.values()), found
+
+
+class Kernel:
+    """Stands in for the operator: counts its calls, and runs the kernel in the interpreter or the definition."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        self.calls = 0
+
+    def __call__(self, *args: Tensor) -> tuple[Tensor, Tensor]:
+        self.calls += 1
+        return additive_gate(*args, backend=self.backend)
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Kernel:
+    """Let gates choose as they do for tensors on a GPU."""
+    kernel = Kernel(getattr(request, "param", "triton"))
+    monkeypatch.setattr(attention_gate, "use_triton", lambda backend, *tensors: True)
+    monkeypatch.setattr(attention_gate, "additive_gate", kernel)
+    return kernel
+
+
+same_grid = partial(random_gate, SameGridAttentionGate, 5, 6, 3)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("last", [False, True])
+def test_kernel_is_the_gate_in_evaluation(on_gpu: Kernel, spatial_dims: int, last: bool) -> None:
+    gate = same_grid(spatial_dims=spatial_dims).float()
+    layout = (torch.channels_last, torch.channels_last_3d)[spatial_dims - 2] if last else torch.contiguous_format
+    grid = (4, 3, 2)[:spatial_dims]
+    x = draw_input(2, 5, *grid).float().to(memory_format=layout).requires_grad_()
+    gating = draw_input(2, 6, *grid, seed=1).float().to(memory_format=layout).requires_grad_()
+    inputs = [x, gating, *gate.parameters()]
+    expected = super(SameGridAttentionGate, gate).attend(x, gating)
+    actual = gate(x=x, gating=gating, return_attention=True)
+    assert on_gpu.calls == 1 and actual[0].is_contiguous(memory_format=layout)
+    torch.testing.assert_close(actual, expected)
+    seeds = [torch.randn_like(y) for y in expected]
+    torch.testing.assert_close(
+        torch.autograd.grad(actual, inputs, seeds), torch.autograd.grad(expected, inputs, seeds), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("on_gpu", ["reference"], indirect=True)
+@pytest.mark.parametrize("case", ["popular2d", "monai2d"])
+def test_record_by_the_operator(on_gpu: Kernel, case: str) -> None:
+    test_record(case, False, torch.float64)
+    assert on_gpu.calls == 2
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*:FutureWarning")
+def test_who_keeps_the_convolutions(on_gpu: Kernel) -> None:
+    x, gating = draw_input(2, 5, 4, 3), draw_input(2, 6, 4, 3, seed=1)
+    gate = same_grid().requires_grad_(False)
+    batch_statistics = same_grid()
+    batch_statistics.psi.norm = nn.BatchNorm2d(1, track_running_stats=False, dtype=torch.float64).eval()
+    for plain in (same_grid().train(), batch_statistics):
+        plain(x=x, gating=gating)
+    for strict in (False, True):
+        graph = str(torch.export.export(gate, (), {"x": x, "gating": gating}, strict=strict).graph)
+        assert "conv2d" in graph and "additive_gate" not in graph
+    traced: Any = torch.jit.trace(lambda x, gating: gate(x=x, gating=gating), (x, gating), check_trace=False)
+    assert "convolution" in str(traced.graph)
+    assert on_gpu.calls == 0
+    frozen = same_grid().train()
+    for layer in (frozen.proj_x, frozen.proj_gating, frozen.psi):
+        layer.norm.eval()
+    on_gpu.backend = "reference"
+    torch.testing.assert_close(frozen(x=x, gating=gating), gate(x=x, gating=gating))
+    assert on_gpu.calls == 2
+
+
+def test_kernel_compiles_to_one_graph(on_gpu: Kernel) -> None:
+    torch._dynamo.reset()
+    gate = same_grid().float()
+    x, gating = draw_input(2, 5, 4, 3).float(), draw_input(2, 6, 4, 3, seed=1).float()
+    graphs: list[str] = []
+
+    def record(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(str(graph.graph))
+        return graph.forward
+
+    compiled = torch.compile(gate, backend=record, fullgraph=True)
+    torch.testing.assert_close(compiled(x=x, gating=gating), super(SameGridAttentionGate, gate).attend(x, gating)[0])
+    assert len(graphs) == 1 and "additive_gate" in graphs[0] and "conv2d" not in graphs[0]
+
+
+def test_kernel_takes_the_dtype_of_autocast(on_gpu: Kernel) -> None:
+    gate = same_grid().float()
+    x, gating = draw_input(2, 5, 4, 3).float(), draw_input(2, 6, 4, 3, seed=1).float()
+    expected = gate(x=x, gating=gating, return_attention=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = gate(x=x, gating=gating, return_attention=True)
+    narrow = gate.bfloat16()(x=x.bfloat16(), gating=gating.bfloat16(), return_attention=True)
+    assert on_gpu.calls == 3
+    for y, wide in zip((*actual, *narrow), expected * 2, strict=True):
+        assert y.dtype == torch.bfloat16
+        torch.testing.assert_close(y.float(), wide, rtol=0.05, atol=0.05)
+
+
+def test_nothing_changes_on_the_cpu() -> None:
+    gate = same_grid()
+    x, gating = draw_input(2, 5, 4, 3), draw_input(2, 6, 4, 3, seed=1)
+    assert torch.equal(gate(x=x, gating=gating), super(SameGridAttentionGate, gate).attend(x, gating)[0])
+    assert not attention_gate.takes_kernel(x.float(), gating.float())
+    assert not attention_gate.takes_kernel(x.to("meta"), gating.to("meta"))

@@ -1,7 +1,10 @@
 """Convolution, batch norm and ReLU over two or three dimensions."""
 
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from gatedvision.layers.conv_batch_norm import ConvBatchNorm, make_transposed_conv
@@ -15,6 +18,44 @@ def test_parts_and_sizes() -> None:
     assert [name for name, _ in ConvBatchNorm(2, 4, norm=False, relu=False).named_children()] == ["conv"]
     with pytest.raises(ValueError, match="kernel_size must be odd, got 4"):
         ConvBatchNorm(2, 4, 4)
+
+
+def random_block(**kwargs: Any) -> ConvBatchNorm:
+    """Return a block in eval mode whose statistics and parameters are not those it starts from."""
+    torch.manual_seed(0)
+    block = ConvBatchNorm(2, 4, relu=False, dtype=torch.float64, **kwargs).eval()
+    with torch.no_grad():
+        for name, value in block.state_dict().items():
+            if value.is_floating_point():
+                value.uniform_(0.5, 1.5) if name.endswith("running_var") else value.normal_()
+    return block
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_folded_block_is_one_convolution(spatial_dims: int) -> None:
+    block = random_block(spatial_dims=spatial_dims)
+    x = torch.randn(2, 2, *(5, 4, 3)[:spatial_dims], dtype=torch.float64)
+    folded = block.fold()
+    assert folded is not None
+    conv = F.conv2d if spatial_dims == 2 else F.conv3d
+    torch.testing.assert_close(conv(x, *folded, padding=1), block(x))
+    gradients = torch.autograd.grad([t.sum() for t in folded], list(block.parameters()))
+    assert len(gradients) == 4 and all(bool(g.abs().min() > 0) for g in gradients)
+    narrow = block.bfloat16().fold()
+    assert narrow is not None and all(t.dtype == torch.float32 for t in narrow)
+
+
+def test_what_cannot_be_folded() -> None:
+    assert random_block().train().fold() is None and random_block(norm=False).fold() is None
+    for name, part in (
+        ("norm", nn.BatchNorm2d(4, track_running_stats=False)),
+        ("norm", nn.BatchNorm2d(4, affine=False)),
+        ("norm", nn.InstanceNorm2d(4)),
+        ("conv", nn.Identity()),
+    ):
+        block = random_block()
+        setattr(block, name, part.eval())
+        assert block.fold() is None
 
 
 @pytest.mark.parametrize(("kernel_size", "stride"), [(2, 2), (3, 2), (4, 2), (5, 2), (3, 1), (5, 3), ((4, 1), (2, 1))])

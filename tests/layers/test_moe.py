@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from gatedvision.layers import moe
+import gatedvision_kernels
+from gatedvision.layers import moe, moe_routers
 from gatedvision.layers.moe import ExpertMlp, MoeMlp, SoftMoeMlp
 from gatedvision.layers.moe_routers import ExpertChoiceRouter, SoftRouter, TopKRouter
 from gatedvision_kernels import bias_gelu
@@ -233,6 +234,32 @@ def test_the_kernel_of_bias_and_gelu_computes_the_same(act: str, monkeypatch: py
         y = experts(x)
         found.append([y, *torch.autograd.grad(y.square().sum(), [x, *experts.parameters()])])
     assert seen == [(3, 5, 16)] * 2
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("priority", ["vanilla", "batch"])
+def test_kernels_route_alike(priority: str, members: int, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All kernels of the layer, on a batch whose last group is short and whose experts drop tokens."""
+    options = {"num_members": members, "load_weight": 0.005 if members == 1 else 0.0}
+    layer = build(priority, 0.7, group_images=3, **options).train(training)
+    layer.keep_routing = True
+    x, found, routings = torch.randn(7 * members, 5, 8, requires_grad=True), [], []
+    for backend in ("reference", "triton"):
+        for module, name in [(moe, "moe_dispatch"), (moe, "moe_combine"), (moe, "bias_gelu")] + [
+            (moe_routers, name) for name in ("top_k_gates", "moe_slots", "wide_linear")
+        ]:
+            monkeypatch.setattr(module, name, partial(getattr(gatedvision_kernels, name), backend=backend))
+        torch.manual_seed(1)
+        y, losses = layer(x), layer.last.losses
+        total = y.square().sum() + sum(loss.sum() for loss in losses.values())
+        found.append([y, *losses.values(), *torch.autograd.grad(total, [x, *layer.parameters()])])
+        routings.append(layer.last.routing)
+    assert set(losses) == {"importance", "gshard"} | ({"load"} if training else set())
+    for name in ("slot_of_choice", "choice_of_slot", "experts", "capacity"):
+        torch.testing.assert_close(*(getattr(routing, name) for routing in routings), rtol=0, atol=0)
+    assert (routings[1].slot_of_choice < 0).any() and (routings[1].choice_of_slot < 0).any()
     torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
 
 

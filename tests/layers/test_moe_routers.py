@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from gatedvision.layers import moe_routers
 from gatedvision.layers.moe_routers import ExpertChoiceRouter, SoftRouter, TopKRouter
-from gatedvision.layers.moe_routing import Routing, take_turns
+from gatedvision.layers.moe_routing import Routing
+from gatedvision_kernels import wide_linear
+from gatedvision_kernels.moe_slots import take_turns
 from tests.golden.golden import draw_input
 from tests.models.vmoe_records import RECORDS, assert_equal, recorded_weights, slots_in_group
 
@@ -162,6 +165,29 @@ def test_noise_is_of_training_only_and_routing_is_wide() -> None:
     assert torch.equal(router(x)[0].gates, router(x)[0].gates)
     router.train()
     assert not torch.equal(router(x)[0].gates, router(x)[0].gates)
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_narrow_logits_are_as_exact_as_wide_ones(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def spy(x: Tensor, weight: Tensor) -> Tensor:
+        seen.append(x.dtype)
+        return wide_linear(x, weight, backend=backend)
+
+    monkeypatch.setattr(moe_routers, "wide_linear", spy)
+    torch.manual_seed(0)
+    router, x = TopKRouter(64, 8, 2, dtype=torch.bfloat16), torch.randn(2, 5, 64).bfloat16()
+    logits = router.logits(x)
+    exact = x.double() @ router.weight.double().T
+    assert logits.dtype == torch.float32 and seen == [torch.bfloat16]
+    torch.testing.assert_close(logits.double(), exact, rtol=1e-6, atol=1e-6)
+    # Where one of both is in float32 the product is torch's, under autocast, too.
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(router.logits(x.float()).double(), exact, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(router.float().logits(x).double(), exact, rtol=1e-6, atol=1e-6)
+        assert router.logits(x.float()).dtype == torch.float32
+    assert seen == [torch.bfloat16]
 
 
 def test_balance_over_the_batch() -> None:

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from gatedvision.layers.moe_routing import capacity_of, choose_experts, cut_into_groups, take_turns
+from gatedvision.layers.moe_routing import capacity_of, cut_into_groups
+from gatedvision_kernels.moe_slots import take_turns
+from gatedvision_kernels.top_k_gates import choose_experts
 
 
 @pytest.mark.parametrize(
