@@ -102,10 +102,11 @@ def _fit(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def _filter_by_fft(x: Tensor, weight: Tensor) -> Tensor:
     x, weight = _fit(x, weight)
-    spectrum = torch.fft.rfft2(x, dim=[1, 2], norm="ortho")
-    # Contiguous also where weights are kept channels-last: real and imaginary parts have to be neighbours.
-    spectrum = spectrum * torch.view_as_complex(weight.permute(1, 2, 0, 3).contiguous())
-    return torch.fft.irfft2(spectrum, s=[x.shape[1], x.shape[2]], dim=[1, 2], norm="ortho")
+    # Rows and columns last and contiguous: torch 2.11 compiles other orders wrongly. Of the weights, which may be kept
+    # channels-last, real and imaginary parts have to be neighbours.
+    x = x.permute(0, 3, 1, 2).contiguous()
+    spectrum = torch.fft.rfft2(x, norm="ortho") * torch.view_as_complex(weight.contiguous())
+    return torch.fft.irfft2(spectrum, s=[x.shape[2], x.shape[3]], norm="ortho").permute(0, 2, 3, 1)
 
 
 def _filter_by_matrices(x: Tensor, weight: Tensor) -> Tensor:
