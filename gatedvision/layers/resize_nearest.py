@@ -24,7 +24,9 @@ def resize_nearest_aligned(x: Tensor, height: int, width: int) -> Tensor:
 
 def _sources(size: int, new_size: int, x: Tensor) -> Tensor:
     """Return the pixel of the input behind each of the output, ``[new_size]``."""
-    ratio = (size - 1) / torch.sym_max(new_size - 1, 1)
+    # Open sizes of exported programs are no numbers yet, and torch 2.11 does not compile sym_max of numbers.
+    steps = max(new_size - 1, 1) if isinstance(new_size, int) else torch.sym_max(new_size - 1, 1)
+    ratio = (size - 1) / steps
     # The product rounds to single precision; adding a half to it must not round again.
     positions = torch.arange(new_size, dtype=torch.float32, device=x.device) * ratio
     return (positions.double() + 0.5).floor().long()
