@@ -19,8 +19,10 @@ from gatedvision.benchmark import (  # noqa: E402
     benchmark_experts,
     benchmark_mixed_scale,
     benchmark_models,
+    benchmark_plain,
     compare_runs,
 )
+from gatedvision.benchmark.plain_models import SMALLEST  # noqa: E402
 from gatedvision.benchmark.report import check_out, markdown_table  # noqa: E402
 from gatedvision.engine.launch import exit_with_message  # noqa: E402
 
@@ -36,6 +38,8 @@ def parse_args() -> argparse.Namespace:
     add_scales(commands.add_parser("scales", help="tokens of two scales beside timm's plain vision transformer"))
     for command in commands.choices.values():
         command.add_argument("--dtype", choices=["bf16", "fp16", "fp32"], default="bf16")
+    add_plain(commands.add_parser("plain", help="forward passes on the CPU beside forms in plain PyTorch"))
+    for command in commands.choices.values():
         command.add_argument("--out", type=Path, metavar="FILE.json", help="for the results; the table goes to FILE.md")
     add_compare(commands.add_parser("compare", help="a run of models with an older one; exit code 1 if it is worse"))
     return parser.parse_args()
@@ -135,6 +139,21 @@ def add_scales(command: argparse.ArgumentParser) -> None:
         choices=["default", "reduce-overhead", "max-autotune"],
         help="time what has static shapes compiled, too, in a mode of torch.compile",
     )
+    command.add_argument("--seconds", type=float, default=3.0, help="to spend on each measurement")
+
+
+def add_plain(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of models beside plain PyTorch."""
+    command.set_defaults(function=print_report, benchmark=benchmark_plain)
+    command.add_argument(
+        "names",
+        nargs="*",
+        default=SMALLEST,
+        metavar="MODEL",
+        help="a model of this package, with arguments as in 'vig_s(depth=3)'; by default the smallest of each family",
+    )
+    command.add_argument("--batch-size", dest="batch_sizes", nargs="+", type=int, default=[1, 8], metavar="IMAGES")
+    command.add_argument("--img-size", type=int, metavar="PIXELS", help="of a side; by default the model's own")
     command.add_argument("--seconds", type=float, default=3.0, help="to spend on each measurement")
 
 

@@ -6,6 +6,7 @@ from gatedvision.benchmark.compare import Comparison, compare_runs
 from gatedvision.benchmark.experts import benchmark_experts
 from gatedvision.benchmark.mixed_scale import benchmark_mixed_scale
 from gatedvision.benchmark.model import benchmark_models
+from gatedvision.benchmark.plain_models import benchmark_plain
 from gatedvision.benchmark.report import Report
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "benchmark_experts",
     "benchmark_mixed_scale",
     "benchmark_models",
+    "benchmark_plain",
     "compare_runs",
 ]

@@ -31,7 +31,7 @@ __all__ = ["MogaNet"]
 @register_notrace_function
 def add_scaled(x: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
     """Return ``x + scale * branch`` for maps ``[B, H, W, C]`` and a layer scale ``[C]``."""
-    return x + scale * branch
+    return torch.addcmul(x, scale, branch)
 
 
 class DownsampleConv(nn.Module):

@@ -43,6 +43,12 @@ def continue_to(x: Tensor, least: int) -> Tensor:
     return x
 
 
+@register_notrace_function
+def lay_out(x: Tensor) -> Tensor:
+    """Bring the channels of maps together on a CPU, where few of them are convolved nearly twice as fast that way."""
+    return x if x.is_cuda else x.contiguous(memory_format=torch.channels_last)
+
+
 class AggregationHead(nn.Module):
     """Classifiers of pooled features of several scales.
 
@@ -231,7 +237,7 @@ class SonoNetAG(StagedBackbone):
         return taken
 
     def _embed(self, x: Tensor) -> Tensor:
-        return self.stem(continue_to(x, self.least_side))
+        return lay_out(self.stem(continue_to(x, self.least_side)))
 
     def _pool(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Return the features ``[B, C_i]`` of each scale, the attention maps, and the last stage's map."""

@@ -101,9 +101,9 @@ def channel_aggregation_reference(x: Tensor, common_weight: Tensor, common_bias:
     """Define :func:`channel_aggregation` in plain torch: any device, float64 for float64 input."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     h = F.gelu(x.to(dtype))
-    # A matrix product would run in sixteen bits under autocast.
-    common = F.gelu((h * common_weight.to(dtype)).sum(-1, keepdim=True) + common_bias.to(dtype))
-    return (h + scale.to(dtype) * (h - common)).to(x.dtype)
+    common = F.gelu(linear(h, common_weight.unsqueeze(0), common_bias))
+    # h + scale (h - common), in one pass.
+    return torch.lerp(h, common, -scale.to(dtype)).to(x.dtype)
 
 
 def channel_aggregation_linear_reference(

@@ -98,7 +98,7 @@ def gated_norm_mix_reference(
     b = local_branch.to(wide)
     a = a * torch.rsqrt(a.square().mean(-1, keepdim=True) + eps) * global_weight.to(wide)
     b = b * torch.rsqrt(b.square().mean(-1, keepdim=True) + eps) * local_weight.to(wide)
-    mix = share * a + (1 - share) * b
+    mix = torch.lerp(b, a, share)
     if activation == "silu":
         mix = F.silu(mix)
     return mix.to(global_branch.dtype)

@@ -104,7 +104,7 @@ def add_layer_norm_reference(
 ) -> tuple[Tensor, Tensor]:
     """Define :func:`add_layer_norm` in plain torch: any device, float64 for float64 input."""
     dtype = torch.promote_types(residual.dtype, torch.float32)
-    total = (residual.to(dtype) + scale.to(dtype) * x.to(dtype)).to(residual.dtype)
+    total = torch.addcmul(residual.to(dtype), scale.to(dtype), x.to(dtype)).to(residual.dtype)
     return layer_norm_reference(total, weight, bias, eps).to(x.dtype), total
 
 

@@ -59,8 +59,8 @@ def spatial_decomposition(x: Tensor, scale: Tensor, *, backend: str = "auto") ->
 def spatial_decomposition_reference(x: Tensor, scale: Tensor) -> Tensor:
     """Define :func:`spatial_decomposition` in plain torch: any device, float64 for float64 input."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    difference = wide - wide.mean((1, 2), keepdim=True)
-    return F.silu(wide + scale.to(wide.dtype) * difference).to(x.dtype)
+    # wide + scale (wide - mean), in one pass.
+    return F.silu(torch.lerp(wide, wide.mean((1, 2), keepdim=True), -scale.to(wide.dtype))).to(x.dtype)
 
 
 @jit

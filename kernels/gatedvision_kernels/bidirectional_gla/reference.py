@@ -1,8 +1,9 @@
 """Bidirectional gated linear attention in plain torch: the definition of the operator.
 
 The sequence is cut into chunks of C tokens. Inside a chunk every pair of tokens is weighted
-by the exponential of its own, never positive, log-decay difference; between chunks two
-short scans carry the states. Memory grows linearly with the sequence length.
+by its decay, a product of those up to and from a token between the two, so that no exponent
+is ever positive. Between chunks two short scans carry the states. Memory grows linearly with
+the sequence length.
 
 Shapes: B batch, L tokens, N heads, K query/key width, V value width, T chunks, C chunk length.
 """
@@ -92,16 +93,28 @@ def _to_chunks(x: Tensor, dtype: torch.dtype, chunk: int) -> Tensor:
 
 
 def _weights_inside_chunk(q: Tensor, k: Tensor, prefix: Tensor, suffix: Tensor) -> Tensor:
-    """Weight of token j in the output of token i of the same chunk, ``[B, N, T, C, C]``."""
+    """Weight of token j in the output of token i of the same chunk, ``[B, N, T, C, C]``; C is a power of two.
+
+    Neighbours are joined two by two, and then pairs, fours and so on: what one half takes from the other decays up to
+    the border between them, and from there on.
+    """
     chunk = q.shape[3]
-    ahead = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril(-1).unsqueeze(-1)
-    behind = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).triu(1).unsqueeze(-1)
-    # On the diagonal both differences are 0 and both directions count.
-    earlier = (prefix.unsqueeze(-2) - prefix.unsqueeze(-3)).masked_fill(behind, 0.0)
-    later = (suffix.unsqueeze(-2) - suffix.unsqueeze(-3)).masked_fill(ahead, 0.0)
-    decay = (earlier + later).exp()
-    weights = (q.unsqueeze(-2) * k.unsqueeze(-3) * decay).sum(-1)
-    return weights + torch.diag_embed((q * k).sum(-1))
+    # A token takes from itself in both directions, undecayed.
+    weights = 2 * (q * k).sum(-1)[..., None, None]
+    size = 1
+    while size < chunk:
+        halves = [chunk // (2 * size), 2, size]
+        q1, q2 = q.unflatten(3, halves).unbind(4)
+        k1, k2 = k.unflatten(3, halves).unbind(4)
+        prefix1, prefix2 = prefix.unflatten(3, halves).unbind(4)
+        suffix1, suffix2 = suffix.unflatten(3, halves).unbind(4)
+        last, first = prefix1[..., -1:, :], suffix2[..., :1, :]
+        earlier = (q2 * (prefix2 - last).exp()) @ (k1 * (last - prefix1).exp()).transpose(-1, -2)
+        later = (q1 * (suffix1 - first).exp()) @ (k2 * (first - suffix2).exp()).transpose(-1, -2)
+        within1, within2 = weights.unflatten(3, halves[:2]).unbind(4)
+        weights = torch.cat([torch.cat([within1, later], -1), torch.cat([earlier, within2], -1)], -2)
+        size = 2 * size
+    return weights.squeeze(3)
 
 
 def _states(k: Tensor, v: Tensor, decay: Tensor, reverse: bool) -> Tensor:
