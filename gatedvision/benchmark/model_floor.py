@@ -21,7 +21,7 @@ def count_model_work(model: nn.Module, shape: Sequence[int], dtype: torch.dtype)
 
     Where a weight takes part, its map is read, its result written and the weight read, once and in ``dtype``; products
     of maps with maps, as in attention, can be fused and count without memory, and so does all that lies between
-    products. Bidirectional gated linear attention counts with the products of its plain torch form.
+    products. Bidirectional gated linear attention counts as the recurrence that it is.
 
     Args:
         model: on any device; it stays as it is.

