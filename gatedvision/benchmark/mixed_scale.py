@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gatedvision.benchmark.correctness import check_outputs
 from gatedvision.benchmark.report import DTYPES, Cell, Report, current_device
-from gatedvision.benchmark.steps import autocast_to, training_step
+from gatedvision.benchmark.steps import autocast_to, compiled, training_step
 from gatedvision.benchmark.timing import Spread, note, time_call
 from gatedvision.layers.token_packing import resolve_form
 from gatedvision.models.msvit import MixedScaleTokens
@@ -18,7 +18,6 @@ from gatedvision.models.msvit import MixedScaleTokens
 PACKINGS = ("padded", "varlen", "jagged", "flex", "dense", "budget")
 # Those whose sizes follow from shapes alone, so that compilers and CUDA graphs can hold them.
 STATIC = ("dense", "budget")
-EAGER = "eager"
 # Root mean square of the error of the logits, relative to their size, through a whole network.
 LIMITS = {torch.bfloat16: 3e-2, torch.float16: 1e-2, torch.float32: 1e-5}
 CHECKED_IMAGES = 8
@@ -73,10 +72,10 @@ def benchmark_mixed_scale(
     images = torch.randn(batch_size, 3, img_size, img_size, device=device)
     rows: list[dict[str, Any]] = []
     common = (plain.eval(), model.eval(), images, DTYPES[dtype], coarse_shares)
-    for form in [EAGER] if compile is None else [EAGER, compile]:
+    for form in dict.fromkeys([None, compile]):
         if mode != "training":
-            static = [packing for packing in packings if form == EAGER or packing in STATIC]
-            rows += _inference_rows(*common, static, form, seconds)
+            held = [packing for packing in packings if form is None or packing in STATIC]
+            rows += _inference_rows(*common, held, form, seconds)
         if mode != "inference":
             rows += _training_rows(*common, form, seconds)
     return Report(f"{size}, {dtype}, batch {batch_size}, {img_size} x {img_size}", rows)
@@ -109,7 +108,7 @@ def _inference_rows(
     dtype: torch.dtype,
     shares: Sequence[float],
     packings: Sequence[str],
-    form: str,
+    compile: str | None,
     seconds: float,
 ) -> list[dict[str, Any]]:
     plain, model = (copy.deepcopy(network).to(dtype) for network in (plain, model))
@@ -117,7 +116,7 @@ def _inference_rows(
 
     def time_of(call: Callable[[Tensor], Any]) -> Spread:
         torch.compiler.reset()
-        run = call if form == EAGER else torch.compile(call, mode=form, dynamic=False)
+        run = compiled(call, compile)
         with torch.inference_mode():
             return time_call(lambda: run(images), images.device, seconds)
 
@@ -127,7 +126,7 @@ def _inference_rows(
     embedding = time_of(lambda x: plain._pos_embed(plain.patch_embed(x)))
     tokens = plain.patch_embed.num_patches
     gmacs = model.macs(tokens).item() / 1e9
-    rows = [_row("plain", "inference", form, None, "", base, base, len(images), tokens, gmacs)]
+    rows = [_row("plain", "inference", compile, None, "", base, base, len(images), tokens, gmacs)]
     for share in shares:
         set_coarse_share(model, images, share, dtype)
         for packing in packings:
@@ -153,7 +152,9 @@ def _inference_rows(
                 model(images)
             counts = model.token_counts.double()
             cost = model.macs(counts.cpu(), model.last.grid).double().mean().item() / 1e9
-            row = _row("msvit", "inference", form, share, packing, time, base, len(images), counts.mean().item(), cost)
+            row = _row(
+                "msvit", "inference", compile, share, packing, time, base, len(images), counts.mean().item(), cost
+            )
             row["choice (%)"] = 100 * (making.median - embedding.median) / time.median
             rows.append({**row, "output error": error})
     return rows
@@ -165,18 +166,16 @@ def _training_rows(
     images: Tensor,
     dtype: torch.dtype,
     shares: Sequence[float],
-    form: str,
+    compile: str | None,
     seconds: float,
 ) -> list[dict[str, Any]]:
-    compile = None if form == EAGER else form
-
     def time_of(network: Any) -> Spread:
         torch.compiler.reset()
         return time_call(training_step(network, images, dtype, compile), images.device, seconds)
 
     base = time_of(copy.deepcopy(plain))
     tokens = plain.patch_embed.num_patches
-    rows = [_row("plain", "training", form, None, "", base, base, len(images), tokens, None)]
+    rows = [_row("plain", "training", compile, None, "", base, base, len(images), tokens, None)]
     for share in shares:
         # Compilers trim nothing.
         for spare in (1.0, model.spare) if compile is None else (1.0,):
@@ -187,14 +186,14 @@ def _training_rows(
             time = time_of(network)
             counts = network.token_counts.double().mean().item()
             name = "all tokens" if spare == 1 else f"trimmed, spare {spare:g}"
-            rows.append(_row("msvit", "training", form, share, name, time, base, len(images), counts, None))
+            rows.append(_row("msvit", "training", compile, share, name, time, base, len(images), counts, None))
     return rows
 
 
 def _row(
     name: str,
     mode: str,
-    form: str,
+    compile: str | None,
     share: Optional[float],
     packing: str,
     time: Spread,
@@ -206,7 +205,7 @@ def _row(
     return {
         "model": name,
         "mode": mode,
-        "form": form,
+        "form": compile or "eager",
         "coarse": share,
         "packing": packing,
         "images/s (20–80 %)": time.rate(images),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gatedvision.benchmark.correctness import check_outputs, fill_constants, settle_norms
 from gatedvision.benchmark.model_floor import count_model_work, model_floor
 from gatedvision.benchmark.report import DTYPES, Cell, Report, current_device
-from gatedvision.benchmark.roofline import Peaks, measure_peaks
+from gatedvision.benchmark.roofline import Work, measure_peaks
 from gatedvision.benchmark.sources import count_macs, create_model
 from gatedvision.benchmark.steps import inference_step, tensors_of, training_step
 from gatedvision.benchmark.timing import Spread, note, time_in_turns
@@ -121,6 +121,7 @@ def benchmark_models(
     facts = {(name, size): _describe(name, size) for size in img_sizes for name in names}
     layout = torch.channels_last if channels_last else torch.contiguous_format
     peaks = measure_peaks(current_device(), DTYPES[dtype])
+    works: dict[tuple[str, int, int], list[Work] | None] = {}
     rows: list[dict[str, Cell]] = []
     # The shapes stay, so the fastest convolutions are worth looking for.
     with (
@@ -132,10 +133,13 @@ def benchmark_models(
             condition = Condition(which, form, size, batch, DTYPES[dtype], layout)
             measured = _compare(names, yardstick, together, condition, seconds)
             for row in measured:
-                name, time = str(row["model"]), row[RATE]
-                floor = _floor(name, condition, peaks)
+                name, rate = str(row["model"]), row[RATE]
+                if (name, size, batch) not in works:
+                    works[name, size, batch] = _try_to_count(name, condition)
+                counted = works[name, size, batch]
+                floor = None if counted is None else model_floor(counted, peaks, which)
                 row[FLOOR] = floor
-                row[DISTANCE] = 1e3 * batch / time.median / floor if isinstance(time, Spread) and floor else None
+                row[DISTANCE] = 1e3 * batch / rate.median / floor if isinstance(rate, Spread) and floor else None
                 rows.append({**row, **facts[name, size]})
     if all(row[RATE] is None for row in rows):
         raise ValueError(f"nothing could be timed of {', '.join(names)}: see the lines above")
@@ -188,15 +192,14 @@ def _describe(name: str, size: int) -> dict[str, Cell]:
     return {**row, "output error": error}
 
 
-def _floor(name: str, condition: Condition, peaks: Peaks) -> float | None:
-    """Return the floor of a step, ms; ``None`` for a model that cannot run without data."""
+def _try_to_count(name: str, condition: Condition) -> list[Work] | None:
+    """Count the work of a forward pass; ``None`` for a model that cannot run without data."""
     shape = (condition.batch, 3, condition.size, condition.size)
     try:
-        works = count_model_work(create_model(name, condition.size), shape, condition.dtype)
+        return count_model_work(create_model(name, condition.size), shape, condition.dtype)
     except Exception as error:  # whatever a model does with numbers that are not there
         note(f"floor of {name}", error)
         return None
-    return model_floor(works, peaks, condition.mode)
 
 
 def _compare(

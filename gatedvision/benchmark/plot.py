@@ -1,6 +1,6 @@
 """Draw what models reach against the resolution of their images and their floor. Needs matplotlib (extra ``demo``)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,8 @@ def draw_models(report: Report, path: Path) -> None:
 
 
 def _draw_panel(axes: Axes, rows: Sequence[dict[str, Any]], quantity: str) -> None:
-    for model, form, batch in dict.fromkeys((row["model"], row["form"], row["batch"]) for row in rows):
-        chosen = [row for row in rows if (row["model"], row["form"], row["batch"]) == (model, form, batch)]
-        # Whatever could not be measured leaves a gap.
-        points = [(row["size"], float("nan") if row[quantity] is None else row[quantity]) for row in chosen]
-        style = "-" if form == "eager" else "--"
-        axes.plot(*zip(*sorted(points), strict=True), style, marker="o", label=f"{model}, {form}, batch {batch}")
+    # Whatever could not be measured leaves a gap.
+    _draw_curves(axes, rows, lambda row: (row["size"], float("nan") if row[quantity] is None else row[quantity]))
     sizes = sorted({row["size"] for row in rows})
     axes.set(xscale="log", yscale="log", xlabel="side of an image (pixels)")
     axes.set_xticks(sizes, labels=[str(size) for size in sizes])
@@ -60,22 +56,31 @@ def _draw_panel(axes: Axes, rows: Sequence[dict[str, Any]], quantity: str) -> No
 
 def _draw_distances(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     """Draw the time of a step against its floor, in the colours of the panels above; grey is 1, 2, 4 and 8 times it."""
-    for model, form, batch in dict.fromkeys((row["model"], row["form"], row["batch"]) for row in rows):
-        chosen = [row for row in rows if (row["model"], row["form"], row["batch"]) == (model, form, batch)]
-        points = [(row[FLOOR], 1e3 * batch / row[RATE]) for row in chosen if row[FLOOR] and row[RATE]]
-        floors, times = zip(*sorted(points), strict=True) if points else ((), ())
-        axes.plot(floors, times, "-" if form == "eager" else "--", marker="o")
-    floors = [row[FLOOR] for row in rows if row[FLOOR]]
-    if floors:
-        ends = (min(floors), max(floors))
-        for factor in (1, 2, 4, 8):
-            axes.axline(
-                (ends[0], factor * ends[0]), (2 * ends[0], 2 * factor * ends[0]), color="grey", lw=0.5 + (factor == 1)
-            )
+    nothing = float("nan")
+
+    def point(row: dict[str, Any]) -> tuple[float, float]:
+        timed = row[FLOOR] and row[RATE]
+        return (row[FLOOR], 1e3 * row["batch"] / row[RATE]) if timed else (nothing, nothing)
+
+    _draw_curves(axes, rows, point)
+    least = min((row[FLOOR] for row in rows if row[FLOOR]), default=1.0)
+    for factor in (1, 2, 4, 8):
+        axes.axline((least, factor * least), (2 * least, 2 * factor * least), color="grey", lw=0.5 + (factor == 1))
     axes.set(xscale="log", yscale="log", xlabel="floor of a step (ms)", ylabel="a step (ms)")
     _number(axes.xaxis)
     _number(axes.yaxis)
     axes.grid(alpha=0.3)
+
+
+def _draw_curves(
+    axes: Axes, rows: Sequence[dict[str, Any]], point: Callable[[dict[str, Any]], tuple[float, float]]
+) -> None:
+    """Draw a curve for each model, form and batch, from the smallest image to the largest."""
+    for model, form, batch in dict.fromkeys((row["model"], row["form"], row["batch"]) for row in rows):
+        chosen = [row for row in rows if (row["model"], row["form"], row["batch"]) == (model, form, batch)]
+        points = [point(row) for row in sorted(chosen, key=lambda row: row["size"])]
+        style = "-" if form == "eager" else "--"
+        axes.plot(*zip(*points, strict=True), style, marker="o", label=f"{model}, {form}, batch {batch}")
 
 
 def _number(axis: Axis) -> None:

@@ -20,7 +20,7 @@ def inference_step(
         dtype: of weights and images.
         compile: mode of ``torch.compile``; ``None`` does not compile.
     """
-    run, images = _compiled(model.eval().to(dtype), compile), images.to(dtype)
+    run, images = compiled(model.eval().to(dtype), compile), images.to(dtype)
     return torch.inference_mode()(lambda: run(images))
 
 
@@ -47,7 +47,7 @@ def training_step(
     labels = None
     if isinstance(output, Tensor):
         labels = torch.randint(output.shape[1], (len(images), *output.shape[2:]), device=device)
-    run = _compiled(model, compile)
+    run = compiled(model, compile)
 
     def step() -> None:
         with autocast:
@@ -83,6 +83,6 @@ def _loss(output: Any, labels: Tensor | None) -> Tensor:
     return torch.stack([x.float().square().mean() for x in tensors_of(output)]).sum()
 
 
-def _compiled(model: nn.Module, mode: str | None) -> Callable[..., Any]:
-    # Each shape has code of its own, as it would have in a user's run.
-    return torch.compile(model, mode=mode, dynamic=False) if mode else model
+def compiled(call: Callable[..., Any], mode: str | None) -> Callable[..., Any]:
+    """Compile a call, for each shape of its own, as it would be in a user's run; without a mode return it as it is."""
+    return torch.compile(call, mode=mode, dynamic=False) if mode else call

@@ -104,8 +104,10 @@ class AmpOptimWrapper(OptimWrapper):
         of the parameters.
         """
         norm, self._grad_norm = self._grad_norm, None
-        if norm is None or not norm.is_cuda:
-            return None if norm is None else norm.item()
+        if norm is None:
+            return None
+        if not norm.is_cuda:
+            return norm.item()
         arrived, self._late_norm = self._late_norm, LateNumber(norm)
         return None if arrived is None else arrived.read()
 

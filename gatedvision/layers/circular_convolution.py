@@ -17,24 +17,23 @@ class _CircularConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.save_for_backward(x, kernel)
-        return _convolve(x, kernel)
+        return _as_maps(_convolve(_by_channel(x), kernel, _offsets(kernel)), kernel)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         (grad,), (x, kernel) = grads, ctx.saved_tensors
         with without_autocast(x):
-            height, width = kernel.shape[1:]
-            offsets = _offsets(height, width, x.device)
+            offsets, grad = _offsets(kernel), _by_channel(grad)
             # Of each element the one of the opposite distance: the kernel turned round.
             opposite = offsets[:, 0]
-            grad_x = _convolve(grad, kernel.flatten(1)[:, opposite].view_as(kernel)).to(x.dtype)
+            grad_x = _convolve(grad, kernel.flatten(1)[:, opposite].view_as(kernel), offsets)
             dtype = x.dtype if x.dtype == torch.bfloat16 else kernel.dtype
             # [C, N, N]: what pixel p had to do with pixel q.
-            products = _by_channel(x).to(dtype).transpose(1, 2) @ _by_channel(grad).to(dtype)
+            products = _by_channel(x).to(dtype).transpose(1, 2) @ grad.to(dtype)
             # [N, N]: for every distance and pixel p, where p and the q at that distance stand among them.
-            pairs = offsets[opposite] + height * width * torch.arange(height * width, device=x.device)
+            pairs = offsets[opposite] + len(offsets) * torch.arange(len(offsets), device=x.device)
             grad_kernel = products.flatten(1)[:, pairs].sum(-1, dtype=kernel.dtype)
-            return grad_x, grad_kernel.view_as(kernel)
+            return _as_maps(grad_x, kernel).to(x.dtype), grad_kernel.view_as(kernel)
 
 
 def circular_convolution(x: Tensor, kernel: Tensor) -> Tensor:
@@ -58,17 +57,15 @@ def circular_convolution(x: Tensor, kernel: Tensor) -> Tensor:
     return y.to(x.dtype)
 
 
-def _convolve(x: Tensor, kernel: Tensor) -> Tensor:
-    height, width = kernel.shape[1:]
+def _convolve(rows: Tensor, kernel: Tensor, offsets: Tensor) -> Tensor:
+    """Convolve ``[C, B, N]``."""
     # [C, N, N]: from pixel p, along the first of both, to pixel q.
-    matrices = kernel.flatten(1)[:, _offsets(height, width, x.device)]
-    rows = _by_channel(x)
-    if x.dtype == torch.bfloat16:
-        high = matrices.to(x.dtype)
-        matrices = torch.cat([high, (matrices - high).to(x.dtype)], dim=1)
+    matrices = kernel.flatten(1)[:, offsets]
+    if rows.dtype == torch.bfloat16:
+        high = matrices.to(rows.dtype)
+        matrices = torch.cat([high, (matrices - high).to(rows.dtype)], dim=1)
         rows = torch.cat([rows, rows], dim=2)
-    y = rows.to(matrices.dtype) @ matrices
-    return y.unflatten(2, (height, width)).permute(1, 2, 3, 0)
+    return rows.to(matrices.dtype) @ matrices
 
 
 def _by_channel(x: Tensor) -> Tensor:
@@ -76,9 +73,15 @@ def _by_channel(x: Tensor) -> Tensor:
     return x.permute(3, 0, 1, 2).flatten(2)
 
 
-def _offsets(height: int, width: int, device: torch.device) -> Tensor:
+def _as_maps(rows: Tensor, kernel: Tensor) -> Tensor:
+    """Bring ``[C, B, N]`` back to ``[B, H, W, C]``."""
+    return rows.unflatten(2, kernel.shape[1:]).permute(1, 2, 3, 0)
+
+
+def _offsets(kernel: Tensor) -> Tensor:
     """Return the element of the kernel that leads from pixel p to pixel q, both row by row: ``[N, N]``."""
-    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    height, width = kernel.shape[1:]
+    rows, columns = (torch.arange(side, device=kernel.device) for side in (height, width))
     down = (rows - rows[:, None]) % height
     right = (columns - columns[:, None]) % width
     return (width * down[:, None, :, None] + right[None, :, None, :]).flatten(2).flatten(0, 1)

@@ -4,7 +4,7 @@ Shapes: h, w size of the map at half resolution, L = h w its pixels, each a quer
 take it from); R rows of queries that are worked on at once.
 """
 
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,22 @@ MAX_SCORES = 2**26
 MIN_NORM = 1e-4
 # Keys of zeros at the ends, one before: with eight in all, rows of scores stay aligned for tensor cores.
 MARGIN = 8
+
+
+class _Sources(NamedTuple):
+    """What all queries take from.
+
+    Attributes:
+        keys: ``[B, 9C, L]``, with a margin where scores are fused.
+        divisors: of the scores, ``[B, 1, L]`` as the keys; None if these are divided already.
+        values: ``[B, 16C, L]``.
+        allowed: ``[B, 1, L]``, 1 for patches without a hole and 0 for others.
+    """
+
+    keys: Tensor
+    divisors: Optional[Tensor]
+    values: Tensor
+    allowed: Tensor
 
 
 class ContextualAttention(nn.Module):
@@ -133,34 +149,25 @@ class ContextualAttention(nn.Module):
             ring = torch.cat([beyond, queries, beyond], 2)
             queries = torch.cat([ring[:, :, -width - 2 :], queries, ring[:, :, : width + 2]], 2)
 
+        sources = _Sources(keys, divisors, values, allowed)
         rows = self._rows_at_once(batch, height, width)
         if rows >= height:
-            y = self._attend_rows(queries, keys, divisors, values, allowed, height, width, True, True)
+            y = self._attend_rows(queries, sources, height, width, True, True)
         else:
-            y = self._attend_in_blocks(queries, keys, divisors, values, allowed, height, width, rows)
+            y = self._attend_in_blocks(queries, sources, height, width, rows)
         y = F.fold(y, size, 4, padding=1, stride=2)
         if self.overlap == "constant":
             return y / 4
         ones = y.new_ones(1, 16, height * width)
         return y / F.fold(ones, size, 4, padding=1, stride=2)
 
-    def _attend_in_blocks(
-        self,
-        queries: Tensor,
-        keys: Tensor,
-        divisors: Optional[Tensor],
-        values: Tensor,
-        allowed: Tensor,
-        height: int,
-        width: int,
-        rows: int,
-    ) -> Tensor:
+    def _attend_in_blocks(self, queries: Tensor, sources: _Sources, height: int, width: int, rows: int) -> Tensor:
         needs_grad = torch.is_grad_enabled() and queries.requires_grad
         blocks = []
         for top in range(0, height, rows):
             count = min(rows, height - top)
             stop = (top + count) * width + (2 * width + 4 if self.fuse else 0)
-            arguments = queries[:, :, top * width : stop], keys, divisors, values, allowed, count, width
+            arguments = queries[:, :, top * width : stop], sources, count, width
             ends = top == 0, top + count == height
             if needs_grad:
                 blocks.append(checkpoint(self._attend_rows, *arguments, *ends, use_reentrant=False))
@@ -169,18 +176,10 @@ class ContextualAttention(nn.Module):
         return torch.cat(blocks, 2)
 
     def _attend_rows(
-        self,
-        queries: Tensor,
-        keys: Tensor,
-        divisors: Optional[Tensor],
-        values: Tensor,
-        allowed: Tensor,
-        rows: int,
-        width: int,
-        is_first: bool,
-        is_last: bool,
+        self, queries: Tensor, sources: _Sources, rows: int, width: int, is_first: bool, is_last: bool
     ) -> Tensor:
         """Return what ``rows`` rows of queries gather: ``[B, 16C, rows * width]``."""
+        keys, divisors, values, allowed = sources
         scores = product(queries.transpose(1, 2), keys)
         if divisors is not None:
             scores = scores / divisors

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from gatedvision.layers._autocast import without_autocast
 from gatedvision.layers._exporting import is_exporting
 from gatedvision.layers.circular_convolution import circular_convolution
 from gatedvision.layers.depthwise_conv import DepthwiseConv
@@ -78,10 +79,8 @@ def filter_spectrum(x: Tensor, weight: Tensor, form: str = "auto") -> Tensor:
         kernel = torch.fft.irfft2(torch.view_as_complex(weight), s=[x.shape[1], x.shape[2]])
         return circular_convolution(x, kernel)
     # Products of matrices are what autocast rounds to sixteen bits.
-    if not x.is_meta and torch.is_autocast_enabled(x.device.type):
-        with torch.autocast(x.device.type, enabled=False):
-            return _filter_by_matrices(x, weight)
-    return _filter_by_matrices(x, weight)
+    with without_autocast(x):
+        return _filter_by_matrices(x, weight)
 
 
 # torch.fx keeps functions whole only if their names begin with a letter.
