@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn
 
 import mmengine.runner
 from mmengine.config import Config
+from mmengine.dist import get_rank
 from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
 
@@ -117,26 +118,9 @@ def evaluate(
     # Each process evaluates by itself, and one will do.
     cfg.pop("expert_parallel", None)
     with joined_processes(launcher) as cfg.launcher:
-        runner = Runner.from_cfg(cfg)
-        # The weights are chosen by load_from; EMAHook would only keep a second copy of them.
-        runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, (EMAHook, ShowPredictions))]
-        if show_dir is not None:
-            runner.register_hook(ShowPredictions(show_dir, images=None))
-        if compile or cfg.get("compile"):
-            runner.cfg.compile = cfg.get("compile") or True
-            runner._maybe_compile("test_step")
-        # Before the data, which may take minutes to open.
-        runner.load_or_resume()
-        metrics = runner.test()
-        dataset: Any = runner.test_dataloader.dataset
-        which = select_weights(saved, weights)[1]
-        report = {
-            **metrics,
-            "images": len(dataset),
-            "weights": which,
-            "checkpoint": str(checkpoint),
-        }
-        if runner.rank == 0:
+        report = _evaluate(cfg, compile, show_dir)
+        report |= {"weights": select_weights(saved, weights)[1], "checkpoint": str(checkpoint)}
+        if get_rank() == 0:
             _print_report(report)
             if out is not None:
                 out.parent.mkdir(parents=True, exist_ok=True)
@@ -216,6 +200,27 @@ def exit_with_message(function: Callable[..., Any], **kwargs: Any) -> None:
     except _MISTAKES as error:
         _log_traceback()
         _fail(error)
+
+
+def _evaluate(cfg: Config, compile: bool, show_dir: Path | None) -> dict[str, Any]:
+    """Build the runner, evaluate, and let the runner go: the processes part after that.
+
+    Returns:
+        The metrics and the number of images.
+    """
+    runner = Runner.from_cfg(cfg)
+    # The weights are chosen by load_from; EMAHook would only keep a second copy of them.
+    runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, (EMAHook, ShowPredictions))]
+    if show_dir is not None:
+        runner.register_hook(ShowPredictions(show_dir, images=None))
+    if compile or cfg.get("compile"):
+        runner.cfg.compile = cfg.get("compile") or True
+        runner._maybe_compile("test_step")
+    # Before the data, which may take minutes to open.
+    runner.load_or_resume()
+    metrics = runner.test()
+    dataset: Any = runner.test_dataloader.dataset
+    return {**metrics, "images": len(dataset)}
 
 
 def _log_traceback() -> None:

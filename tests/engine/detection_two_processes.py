@@ -8,6 +8,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
 import torch  # noqa: E402
+from communication_threads import communication_threads  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from gatedvision.engine.launch import evaluate  # noqa: E402
@@ -37,3 +38,4 @@ if __name__ == "__main__":
     Detection._predict = predict_noisily
     checkpoint, folder = map(Path, sys.argv[1:])
     evaluate(Path(__file__).with_name("tiny_detection.py"), checkpoint, folder, out=folder / "metrics.json")
+    assert not communication_threads()

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(Path(__file__).parent)]
 
 import torch  # noqa: E402
+from communication_threads import communication_threads  # noqa: E402
 from tiny_data import InterruptionError  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.multiprocessing.spawn import start_processes  # noqa: E402
@@ -158,6 +159,7 @@ def start(rank: int, folder: Path, num_processes: int, size: int, port: int) -> 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in values.items()}}
     with joined_processes("none"):
         run_together(folder_of(folder, num_processes, size), LAYOUTS[num_processes, size], num_processes, size)
+    assert not communication_threads()
 
 
 def folder_of(folder: Path, num_processes: int, size: int) -> Path:

@@ -7,6 +7,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(Path(__file__).parent)]
 
 import torch  # noqa: E402
+from communication_threads import communication_threads  # noqa: E402
 
 from gatedvision.engine.distributed import joined_processes  # noqa: E402
 from gatedvision.engine.launch import evaluate, train  # noqa: E402
@@ -22,3 +23,4 @@ if __name__ == "__main__":
         evaluate(
             CONFIG, folder, folder / "test", folder / "metrics.json", cfg_options=options, show_dir=folder / "show"
         )
+    assert not communication_threads()

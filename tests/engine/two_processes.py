@@ -7,6 +7,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(Path(__file__).parent)]
 
 import torch  # noqa: E402
+from communication_threads import communication_threads  # noqa: E402
 from tiny_data import InterruptionError  # noqa: E402
 
 from gatedvision.engine.distributed import joined_processes  # noqa: E402
@@ -55,3 +56,4 @@ if __name__ == "__main__":
     # A process group cannot be joined a second time under the same torchrun.
     with joined_processes("none"):
         main()
+    assert not communication_threads()
