@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from gatedvision.layers._autocast import to_autocast_dtype
 from gatedvision.layers._exporting import is_exporting
-from gatedvision.layers.conv_batch_norm import ConvBatchNorm, Sizes, make_conv, per_axis
+from gatedvision.layers.conv_batch_norm import ConvBatchNorm, Sizes, has_hooks, make_conv, per_axis
 from gatedvision.layers.resize_linear import resize_linear
 from gatedvision_kernels import additive_gate
 from gatedvision_kernels._dispatch import use_triton
@@ -254,8 +254,8 @@ class SameGridAttentionGate(AttentionGate):
     they do not exist, which PyTorch refuses.
 
     On a GPU, with batch norms in evaluation, all of it is one kernel (:func:`gatedvision_kernels.additive_gate`) with
-    the norms folded into its weights; the parts themselves are then not called, nor are forward hooks on them. Under
-    autocast both results are of its dtype.
+    the norms folded into its weights, unless one of the parts has hooks, which want it called. Under autocast both
+    results are of its dtype.
 
     Args:
         dim: channels of the skip feature.
@@ -290,7 +290,9 @@ class SameGridAttentionGate(AttentionGate):
     def attend(self, x: Tensor, gating: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gated feature and the attention map, by one kernel where that is possible."""
         layers: Any = (self.proj_x, self.proj_gating, self.psi)
-        folded: list[Any] = [layer.fold() for layer in layers] if takes_kernel(x, gating) else [None]
+        folded: list[Any] = [None]
+        if takes_kernel(x, gating) and not any(has_hooks(layer) for layer in layers):
+            folded = [layer.fold() for layer in layers]
         if None in folded:
             return super().attend(x, gating)
         (weight_x, bias_x), (weight_gating, bias_gating), (psi, psi_bias) = folded

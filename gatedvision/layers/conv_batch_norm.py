@@ -81,6 +81,12 @@ def make_batch_norm(dim: int, spatial_dims: int = 2, **dd: Any) -> nn.Module:
     return _BATCH_NORMS[spatial_dims](dim, **dd)
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Tell whether something waits for a module to be called."""
+    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return any(getattr(module, kind) for kind in kinds)
+
+
 class ConvBatchNorm(nn.Sequential):
     """A convolution with bias (``conv``), a batch norm (``norm``), dropout if any, and ReLU unless left out.
 
@@ -129,18 +135,43 @@ class ConvBatchNorm(nn.Sequential):
         if relu:
             self.act = nn.ReLU(inplace=True)
 
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``[B, in_chans, *S]`` to ``[B, dim, *S']``; in evaluation on a CPU by a single convolution."""
+        if not torch.jit.is_scripting():
+            recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or not isinstance(input, Tensor)
+            # Compilers join the norm with the ReLU by themselves, and a GPU spends little on either.
+            if not recorded and input.is_cpu:
+                return self._forward_folded(input)
+        for module in self:
+            input = module(input)
+        return input
+
+    def _forward_folded(self, x: Tensor) -> Tensor:
+        folded = self.fold()
+        if folded is None:
+            return super().forward(x)
+        conv: Any = self.conv
+        x = conv._conv_forward(x, *(value.to(conv.weight.dtype) for value in folded))
+        for name, module in self.named_children():
+            if name not in ("conv", "norm"):
+                x = module(x)
+        return x
+
     def fold(self) -> Optional[tuple[Tensor, Tensor]]:
         """Return weight and bias of the one convolution that convolution and norm are in evaluation.
 
-        Gradients reach the parameters of both. Nothing of dropout or ReLU is in them, nor what forward hooks do.
+        Gradients reach the parameters of both. Nothing of dropout or ReLU is in them.
 
         Returns:
             ``[dim, in_chans, *kernel_size]`` and ``[dim]``, in float32 or wider; None while the norm takes statistics
-            of its input, in training or for want of others, and if either was replaced by a module of another kind.
+            of its input, in training or for want of others, and if either has hooks or was replaced by a module of
+            another kind.
         """
         conv: Any = self.conv
         norm: Any = getattr(self, "norm", None)
         if type(conv) not in _CONVS.values() or type(norm) not in _BATCH_NORMS.values():
+            return None
+        if has_hooks(conv) or has_hooks(norm):
             return None
         if norm.training or norm.running_mean is None or norm.weight is None or conv.bias is None:
             return None

@@ -10,6 +10,7 @@ from timm.layers import get_device_dtype
 from timm.models import checkpoint
 from torch import Tensor, nn
 
+from gatedvision.layers._memory_format import join_channels
 from gatedvision.layers.conv_batch_norm import ConvBatchNorm, Sizes, make_conv
 from gatedvision.models._pretrained import StateDict, build_backbone
 
@@ -205,8 +206,11 @@ class GatedUnet(nn.Module):
         if pads:
             x = F.pad(x, [n for after in reversed(missing) for n in (0, after)], mode="replicate")
         padded = x.shape[2:]
-        maps, attention = self._decode(x)
+        maps, attention = self._decode(join_channels(x))
         logits = self.head(maps)
+        if x.is_cpu and x.is_contiguous():
+            # As on every other device, the logits come as the image came.
+            logits = logits.contiguous()
         if pads:
             logits = _cut(logits, size, padded)
             attention = [_cut(a, size, padded) for a in attention]

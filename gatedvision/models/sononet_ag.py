@@ -16,6 +16,7 @@ from timm.models import generate_default_cfgs, register_model
 from timm.models._manipulate import MATCH_PREV_GROUP
 from torch import Tensor, nn
 
+from gatedvision.layers._memory_format import join_channels
 from gatedvision.layers.attention_gate import GridAttentionGate
 from gatedvision.layers.conv_batch_norm import ConvBatchNorm
 from gatedvision.models._gated_unet import check_init, draw_weights
@@ -41,12 +42,6 @@ def continue_to(x: Tensor, least: int) -> Tensor:
     if rows > 0 or columns > 0:
         x = F.pad(x, [0, max(columns, 0), 0, max(rows, 0)], mode="replicate")
     return x
-
-
-@register_notrace_function
-def lay_out(x: Tensor) -> Tensor:
-    """Bring the channels of maps together on a CPU, where few of them are convolved nearly twice as fast that way."""
-    return x if x.is_cuda else x.contiguous(memory_format=torch.channels_last)
 
 
 class AggregationHead(nn.Module):
@@ -237,7 +232,7 @@ class SonoNetAG(StagedBackbone):
         return taken
 
     def _embed(self, x: Tensor) -> Tensor:
-        return lay_out(self.stem(continue_to(x, self.least_side)))
+        return self.stem(join_channels(continue_to(x, self.least_side)))
 
     def _pool(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Return the features ``[B, C_i]`` of each scale, the attention maps, and the last stage's map."""

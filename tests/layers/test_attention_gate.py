@@ -257,6 +257,15 @@ def test_kernel_is_the_gate_in_evaluation(on_gpu: Kernel, spatial_dims: int, las
     )
 
 
+@pytest.mark.parametrize("part", ["psi", "psi.conv", "proj_x.norm"])
+def test_parts_that_have_hooks_are_called(on_gpu: Kernel, part: str) -> None:
+    gate = same_grid(spatial_dims=2).float()
+    seen = []
+    gate.get_submodule(part).register_forward_hook(lambda module, inputs, y: seen.append(y))
+    gate(x=draw_input(2, 5, 4, 3).float(), gating=draw_input(2, 6, 4, 3, seed=1).float())
+    assert len(seen) == 1 and on_gpu.calls == 0
+
+
 @pytest.mark.parametrize("on_gpu", ["reference"], indirect=True)
 @pytest.mark.parametrize("case", ["popular2d", "monai2d"])
 def test_record_by_the_operator(on_gpu: Kernel, case: str) -> None:

@@ -38,11 +38,36 @@ def test_folded_block_is_one_convolution(spatial_dims: int) -> None:
     folded = block.fold()
     assert folded is not None
     conv = F.conv2d if spatial_dims == 2 else F.conv3d
-    torch.testing.assert_close(conv(x, *folded, padding=1), block(x))
+    apart = nn.Sequential.forward(block, x)
+    torch.testing.assert_close(conv(x, *folded, padding=1), apart)
+    torch.testing.assert_close(block(x), apart)
     gradients = torch.autograd.grad([t.sum() for t in folded], list(block.parameters()))
     assert len(gradients) == 4 and all(bool(g.abs().min() > 0) for g in gradients)
     narrow = block.bfloat16().fold()
     assert narrow is not None and all(t.dtype == torch.float32 for t in narrow)
+
+
+def test_evaluation_on_a_cpu_is_one_convolution_in_every_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = random_block(drop_rate=0.5).append(nn.ReLU())
+    x = torch.randn(2, 2, 5, 4, dtype=torch.float64)
+    expected = nn.Sequential.forward(block, x)
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", None)
+    torch.testing.assert_close(block(x), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = block.float()(x.float())
+    narrow = block.bfloat16()(x.bfloat16())
+    for actual in (mixed, narrow):
+        assert actual.dtype == torch.bfloat16
+        torch.testing.assert_close(actual.double(), expected, rtol=0.05, atol=0.1)
+
+
+def test_hooks_of_the_parts_are_called() -> None:
+    block, seen = random_block(), []
+    x = torch.randn(2, 2, 5, 4, dtype=torch.float64)
+    expected = block(x)
+    block.norm.register_forward_hook(lambda module, inputs, y: seen.append(y))
+    torch.testing.assert_close(block(x), expected)
+    assert block.fold() is None and torch.equal(seen[0], block(x))
 
 
 def test_what_cannot_be_folded() -> None:

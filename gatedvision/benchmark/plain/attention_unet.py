@@ -36,7 +36,7 @@ def plain_attention_unet(model: AnyUnet) -> dict[str, Callable[[Tensor], Tensor]
         "channels first": torch.contiguous_format,
         "channels last": torch.channels_last_3d if volumes else torch.channels_last,
     }
-    convolves: dict[str, Convolve] = {"norms apart": lambda layer, x: layer(x), "norms folded": convolve_folded}
+    convolves: dict[str, Convolve] = {"norms apart": convolve_apart, "norms folded": convolve_folded}
     runs: Any = {
         AttentionUnet: _run_unet,
         MonaiAttentionUnet: _run_monai,
@@ -48,6 +48,11 @@ def plain_attention_unet(model: AnyUnet) -> dict[str, Callable[[Tensor], Tensor]
         f"{order}, {norms}": partial(_in_order, memory_format, partial(run, model, convolve))
         for (order, memory_format), (norms, convolve) in product(formats.items(), convolves.items())
     }
+
+
+def convolve_apart(layer: nn.Module, x: Tensor) -> Tensor:
+    """Run a layer of convolution, batch norm and ReLU part by part, and any other as it is."""
+    return nn.Sequential.forward(layer, x) if isinstance(layer, ConvBatchNorm) else layer(x)
 
 
 def convolve_folded(layer: nn.Module, x: Tensor) -> Tensor:
@@ -65,7 +70,8 @@ def convolve_folded(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _in_order(memory_format: torch.memory_format, run: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
-    return run(image.contiguous(memory_format=memory_format))
+    # Of one channel all layouts are one, and only strides say which is asked for.
+    return run(torch.empty_like(image, memory_format=memory_format).copy_(image))
 
 
 def _run_blocks(blocks: nn.Module, convolve: Convolve, x: Tensor) -> Tensor:
