@@ -6,6 +6,7 @@ from typing import Any, Optional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gatedvision.layers.linear import Linear
 from gatedvision.layers.recursive_gated_conv import PUBLISHED_GATED_CONV_NAMES, RecursiveGatedConv
 
 # Published parameter names, as (pattern, replacement).
@@ -53,7 +54,7 @@ class HorFPN(nn.Module):
             raise ValueError(f"num_levels must be at least {len(in_dims)}, one for each of in_dims, got {num_levels}")
         dd = {"device": device, "dtype": dtype}
         self.num_levels = num_levels
-        self.laterals = nn.ModuleList(nn.Linear(in_dim, dim, **dd) for in_dim in in_dims)
+        self.laterals = nn.ModuleList(Linear(in_dim, dim, **dd) for in_dim in in_dims)
         self.outputs = nn.ModuleList(
             RecursiveGatedConv(dim, order, kernel_size=kernel_size, map_size=map_size, **dd) for _ in in_dims
         )

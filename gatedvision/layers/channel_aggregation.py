@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gatedvision.layers._autocast import to_autocast_dtype
 from gatedvision.layers.depthwise_conv import DepthwiseConv
+from gatedvision.layers.linear import Linear
 from gatedvision_kernels import channel_aggregation_linear, channel_aggregation_linear_reference
 
 
@@ -62,12 +63,12 @@ class ChannelAggregationFFN(nn.Module):
     def __init__(self, dim: int, hidden_dim: int, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}
-        self.proj_in = nn.Linear(dim, hidden_dim, **dd)
+        self.proj_in = Linear(dim, hidden_dim, **dd)
         self.conv_dw = DepthwiseConv(hidden_dim, 3, **dd)
         # A convolution to one channel would leave the memory order of its output, and of its gradient, open.
-        self.proj_common = nn.Linear(hidden_dim, 1, **dd)
+        self.proj_common = Linear(hidden_dim, 1, **dd)
         self.scale = nn.Parameter(torch.full((hidden_dim,), 1e-5, **dd))
-        self.proj_out = nn.Linear(hidden_dim, dim, **dd)
+        self.proj_out = Linear(hidden_dim, dim, **dd)
 
     def reset_parameters(self) -> None:
         """Set the scale of the decomposition to 1e-5."""

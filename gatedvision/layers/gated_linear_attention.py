@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from gatedvision.layers.linear import Linear
 from gatedvision_kernels import (
     bidirectional_gla,
     bidirectional_gla_reference,
@@ -113,12 +114,12 @@ class GatedLinearAttention(nn.Module):
 
         self.conv_dw = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False, **dd)
         self.act = nn.SiLU() if silu else nn.Identity()
-        self.proj_qkv = nn.Linear(dim, 2 * dim, bias=False, **dd)
-        self.proj_decay = nn.Sequential(nn.Linear(dim, 16, bias=False, **dd), nn.Linear(16, dim, **dd))
-        self.proj_gate = nn.Linear(dim, dim, **dd)
+        self.proj_qkv = Linear(dim, 2 * dim, bias=False, **dd)
+        self.proj_decay = nn.Sequential(Linear(dim, 16, bias=False, **dd), Linear(16, dim, **dd))
+        self.proj_gate = Linear(dim, dim, **dd)
         self.global_scale = nn.Parameter(torch.ones(self.value_dim, **dd))
         self.local_scale = nn.Parameter(torch.ones(self.value_dim, **dd))
-        self.proj_out = nn.Linear(dim, dim, bias=False, **dd)
+        self.proj_out = Linear(dim, dim, bias=False, **dd)
 
     def reset_parameters(self) -> None:
         """Draw all weights by Xavier's rule, as small as published (gain ``2 ** -2.5``)."""

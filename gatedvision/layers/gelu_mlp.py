@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from gatedvision.layers.linear import Linear
 from gatedvision_kernels import bias_gelu_linear
+from gatedvision_kernels._linear import apply_linear
 
 
 # torch.fx keeps functions whole only if their names begin with a letter.
@@ -19,7 +21,7 @@ def apply_gelu_mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, b
     else:
         if x.is_cuda:
             return bias_gelu_linear(F.linear(x, weight1), bias1, weight2, bias2)
-        return F.linear(F.gelu(F.linear(x, weight1, bias1)), weight2, bias2)
+        return apply_linear(F.gelu(apply_linear(x, weight1, bias1)), weight2, bias2)
 
 
 class GeluMlp(nn.Module):
@@ -34,8 +36,8 @@ class GeluMlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim, device=device, dtype=dtype)
-        self.fc2 = nn.Linear(hidden_dim, dim, device=device, dtype=dtype)
+        self.fc1 = Linear(dim, hidden_dim, device=device, dtype=dtype)
+        self.fc2 = Linear(hidden_dim, dim, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., D]`` to ``[..., D]``."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gatedvision.layers.depthwise_conv import DepthwiseConv
+from gatedvision.layers.linear import Linear
 
 
 class MultiOrderDWConv(nn.Module):
@@ -50,7 +51,7 @@ class MultiOrderDWConv(nn.Module):
         self.conv_low = DepthwiseConv(dim, 5, dilation=dilations[0], **dd)
         self.conv_middle = DepthwiseConv(self.widths[1], 5, dilation=dilations[1], **dd)
         self.conv_high = DepthwiseConv(self.widths[2], 7, dilation=dilations[2], **dd)
-        self.proj = nn.Linear(dim, dim, **dd)
+        self.proj = Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, H, W, C]`` to the same shape."""

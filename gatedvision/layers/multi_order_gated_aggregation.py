@@ -8,6 +8,7 @@ from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
 from gatedvision.layers._autocast import to_autocast_dtype
+from gatedvision.layers.linear import Linear
 from gatedvision.layers.multi_order_dwconv import MultiOrderDWConv
 from gatedvision_kernels import (
     gated_product_linear,
@@ -87,11 +88,11 @@ class MultiOrderGatedAggregation(nn.Module):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.double_gate = double_gate
-        self.proj_in = nn.Linear(dim, dim, **dd)
+        self.proj_in = Linear(dim, dim, **dd)
         self.scale = nn.Parameter(torch.full((dim,), 1e-5, **dd))
-        self.proj_gate = nn.Linear(dim, dim, **dd)
+        self.proj_gate = Linear(dim, dim, **dd)
         self.value = MultiOrderDWConv(dim, dilations, channel_split, **dd)
-        self.proj_out = nn.Linear(dim, dim, **dd)
+        self.proj_out = Linear(dim, dim, **dd)
 
     def reset_parameters(self) -> None:
         """Set the scale of the decomposition to 1e-5."""

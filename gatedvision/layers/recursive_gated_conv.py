@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gatedvision.layers.depthwise_conv import DepthwiseConv
 from gatedvision.layers.global_filter import GlobalLocalFilter
+from gatedvision.layers.linear import Linear
 from gatedvision_kernels import recursive_gate, recursive_gate_reference
 
 # Published parameter names of the layer, as (pattern, replacement) on the part below it.
@@ -87,13 +88,13 @@ class RecursiveGatedConv(nn.Module):
         widths = [dim // 2 ** (order - 1 - k) for k in range(order)]
         self.widths = [widths[0], sum(widths)]
         self.scale = scale
-        self.proj_in = nn.Linear(dim if in_dim is None else in_dim, sum(self.widths), **dd)
+        self.proj_in = Linear(dim if in_dim is None else in_dim, sum(self.widths), **dd)
         if map_size is None:
             self.spatial = DepthwiseConv(sum(widths), kernel_size, **dd)
         else:
             self.spatial = GlobalLocalFilter(sum(widths), map_size, **dd)
-        self.projs = nn.ModuleList(nn.Linear(widths[k], widths[k + 1], **dd) for k in range(order - 1))
-        self.proj_out = nn.Linear(dim, dim, **dd)
+        self.projs = nn.ModuleList(Linear(widths[k], widths[k + 1], **dd) for k in range(order - 1))
+        self.proj_out = Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, H, W, C]`` to ``[B, H, W, dim]``, channels last."""

@@ -6,6 +6,7 @@ import torch
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from gatedvision.layers.linear import Linear
 from gatedvision_kernels import swiglu, swiglu_reference
 
 
@@ -36,8 +37,8 @@ class SwiGluMlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
-        self.proj_in = nn.Linear(dim, 2 * hidden_dim, bias=False, device=device, dtype=dtype)
-        self.proj_out = nn.Linear(hidden_dim, dim, bias=False, device=device, dtype=dtype)
+        self.proj_in = Linear(dim, 2 * hidden_dim, bias=False, device=device, dtype=dtype)
+        self.proj_out = Linear(hidden_dim, dim, bias=False, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., D]`` to ``[..., D]``."""

@@ -9,6 +9,7 @@ from timm.layers import Mlp, PatchEmbed, register_notrace_function
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from gatedvision.layers.linear import convert_linears
 from gatedvision.layers.moe import ExpertMlp, MoeMlp, SoftMoeMlp
 from gatedvision.layers.moe_routers import ExpertChoiceRouter, SoftRouter, TopKRouter
 
@@ -119,8 +120,13 @@ class BlockMaker:
         self.num_slots = num_slots
         self.experts = experts
 
-    def __call__(self, depth: int, mlp_layer: Any, **kwargs: Any) -> Block:
+    def __call__(self, depth: int, **kwargs: Any) -> Block:
         """Make the block of a depth, with timm's other arguments."""
+        block = self._make_block(depth, **kwargs)
+        convert_linears(block)
+        return block
+
+    def _make_block(self, depth: int, mlp_layer: Any, **kwargs: Any) -> Block:
         if depth not in self.expert_blocks:
             return Block(mlp_layer=Mlp, depth=depth, **kwargs)
         kwargs |= {"mlp_layer": self.make_experts, "depth": depth}

@@ -22,6 +22,7 @@ from torch.library import CustomOpDef
 from torch.utils.flop_counter import register_flop_formula
 
 from gatedvision_kernels._column_sum import column_sum
+from gatedvision_kernels._linear import apply_linear
 from gatedvision_kernels._operator import custom_op
 from gatedvision_kernels._two_ways import two_ways
 
@@ -57,7 +58,7 @@ def linear(y: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
         device = y.device.type
         differs = not y.is_meta and torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) != y.dtype
         with torch.autocast(device, enabled=False) if differs else nullcontext():
-            return F.linear(y, weight, bias)
+            return apply_linear(y, weight, bias)
 
 
 def recomputed_linear(

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gatedvision_kernels._device import on_device_of
 from gatedvision_kernels._dispatch import use_triton
+from gatedvision_kernels._linear import apply_linear
 from gatedvision_kernels._operator import custom_op, launcher
 from gatedvision_kernels._rows import as_rows, block_of, ceil_div, num_programs
 from gatedvision_kernels._triton import jit, tl
@@ -81,7 +81,7 @@ def _recur(x: Tensor, gates: Tensor, weight: Tensor, bias: Tensor, scale: float)
     for k in range(1, len(widths)):
         size = widths[k] * widths[k - 1]
         matrix = weight[first_weight : first_weight + size].view(widths[k], widths[k - 1])
-        y = F.linear(y, matrix, bias[first_bias : first_bias + widths[k]]) * steps[k]
+        y = apply_linear(y, matrix, bias[first_bias : first_bias + widths[k]]) * steps[k]
         first_weight, first_bias = first_weight + size, first_bias + widths[k]
     return y.to(x.dtype)
 

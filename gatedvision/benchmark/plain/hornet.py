@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gatedvision.layers.global_filter import GlobalLocalFilter
 from gatedvision.models.hornet import HorNet
+from gatedvision_kernels._linear import apply_linear
 
 
 def plain_hornet(model: HorNet) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -50,8 +51,8 @@ def _mix(mixer: Any, x: Tensor) -> Tensor:
     y = y * first
     for proj, gate in zip(mixer.projs, others, strict=True):
         # What scales the gate before scales the linear layer just as well.
-        y = F.linear(y, mixer.scale * proj.weight, proj.bias) * gate
-    return F.linear(y, mixer.scale * mixer.proj_out.weight, mixer.proj_out.bias)
+        y = apply_linear(y, mixer.scale * proj.weight, proj.bias) * gate
+    return apply_linear(y, mixer.scale * mixer.proj_out.weight, mixer.proj_out.bias)
 
 
 def _filter(spatial: GlobalLocalFilter, x: Tensor) -> Tensor:

@@ -1,0 +1,32 @@
+"""Linear layers that are fast on a CPU, too."""
+
+from timm.layers import register_notrace_module
+from torch import Tensor, nn
+
+from gatedvision_kernels._linear import apply_linear
+
+
+class Linear(nn.Linear):
+    """PyTorch's linear layer, which on a CPU takes the faster of two libraries; everywhere else there is no difference.
+
+    Arguments, parameters and their names are those of ``nn.Linear``.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``[..., in_features]`` to ``[..., out_features]``."""
+        return apply_linear(input, self.weight, self.bias)
+
+
+# A leaf for torch.fx. As a decorator it would hide the class from type checkers.
+register_notrace_module(Linear)
+
+
+def convert_linears(module: nn.Module) -> None:
+    """Let the linear layers of a module that others made compute as :class:`Linear` does; all else stays.
+
+    Args:
+        module: changed in place.
+    """
+    for layer in module.modules():
+        if type(layer) is nn.Linear:
+            layer.__class__ = Linear

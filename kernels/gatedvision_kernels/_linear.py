@@ -1,0 +1,54 @@
+"""Linear layers on a CPU."""
+
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Below these the detour costs what it saves (NOTES.md, "CPU, beside plain PyTorch").
+MIN_ROWS = 128
+MIN_PRODUCTS = 1 << 24
+
+
+def apply_linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    """Apply a linear layer as ``F.linear`` does, a large one in float32 on a CPU as a convolution of one pixel.
+
+    PyTorch leaves such convolutions to oneDNN, which uses AVX-512 wherever there is some, and linear layers to MKL,
+    which does so on Intel's processors only: on others it takes twice the time.
+
+    Args:
+        x: ``[..., in]``.
+        weight: ``[out, in]``.
+        bias: ``[out]`` or None.
+
+    Returns:
+        ``[..., out]``.
+    """
+    if torch.jit.is_scripting():
+        return F.linear(x, weight, bias)
+    else:
+        if not is_large_on_cpu(x, weight):
+            return F.linear(x, weight, bias)
+        pixels = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
+        y = F.conv2d(pixels, weight[:, :, None, None], bias)
+        return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+
+
+def is_large_on_cpu(x: Tensor, weight: Tensor) -> bool:
+    """Tell whether a linear layer is one that :func:`apply_linear` computes by a convolution.
+
+    Not if it is recorded or compiled, as compilers choose by themselves, nor under autocast, nor with one thread, where
+    PyTorch leaves these convolutions to MKL as well.
+    """
+    # Exact types: others, as of torch.fx or nested tensors, have their own linear layer.
+    if type(x) is not Tensor or type(weight) not in (Tensor, nn.Parameter) or torch.compiler.is_compiling():
+        return False
+    if not x.is_cpu or x.dtype != torch.float32 or weight.dtype != torch.float32 or x.is_nested:
+        return False
+    rows = x.numel() // max(x.shape[-1], 1)
+    if rows < MIN_ROWS or rows * weight.numel() < MIN_PRODUCTS or x.shape[-1] != weight.shape[-1]:
+        return False
+    if torch.get_num_threads() == 1 or torch.is_autocast_enabled("cpu") or torch.jit.is_tracing():
+        return False
+    return torch.backends.mkldnn.is_available()
