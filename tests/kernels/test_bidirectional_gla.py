@@ -1,5 +1,7 @@
 """Bidirectional gated linear attention: the definition against recurrences and records, the kernels against it."""
 
+from importlib import import_module
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,9 @@ from torch import Tensor
 
 from gatedvision_kernels import bidirectional_gla, bidirectional_gla_reference
 from tests.golden.golden import Record, draw_input, find_records
+
+# The package has an attribute of the module's name.
+reference = import_module("gatedvision_kernels.bidirectional_gla.reference")
 
 NAMES = ("query", "key", "value", "log_decay_forward", "log_decay_backward")
 # Names of the same tensors, and of their gradients behind a d, in the records.
@@ -64,7 +69,7 @@ def assert_near(actual: dict[str, Tensor], expected: dict[str, Tensor], toleranc
         assert error <= tolerance * scale, f"{name}: off by {error:.2e}, that is {error / scale:.2e} of its size"
 
 
-@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 37])
+@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 37, 70])
 def test_reference_is_the_recurrence(length):
     tensors = draw((2, length, 2, 3, 5), torch.float64)
     doutput = draw_input(2, length, 2, 5)
@@ -75,6 +80,39 @@ def test_reference_is_the_recurrence(length):
 def test_reference_gradients():
     tensors = [x.requires_grad_() for x in draw((1, 18, 1, 2, 3), torch.float64).values()]
     assert torch.autograd.gradcheck(bidirectional_gla_reference, tensors)
+
+
+@pytest.mark.parametrize(("total", "by_quotients"), [(-39.9, True), (-40.1, False), (-1e4, False)])
+def test_reference_on_either_side_of_quotients(monkeypatch, total, by_quotients):
+    """A chunk that decays by as much as quotients bear, or more, beside weak ones; the tokens of one decay at once."""
+    tensors = draw((1, 70, 2, 16, 32), torch.float64)
+    for name in NAMES[3:]:
+        tensors[name][:, 32:64, 0] = 0.0
+        tensors[name][:, 40, 0] = total
+    calls = []
+    quotients = reference._weights_by_quotients
+    monkeypatch.setattr(reference, "_weights_by_quotients", lambda *args: calls.append(1) or quotients(*args))
+    doutput = torch.randn_like(tensors["value"])
+    expected = outputs_and_gradients(lambda **x: recurrence(*x.values()), tensors, doutput)
+    wide = outputs_and_gradients(bidirectional_gla_reference, tensors, doutput)
+    narrow = {name: x.float() for name, x in tensors.items()}
+    single = outputs_and_gradients(bidirectional_gla_reference, narrow, doutput.float())
+    assert len(calls) == 2 * by_quotients
+    for name in expected:
+        torch.testing.assert_close(wide[name], expected[name], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(single[name].double(), expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_reference_never_looks_at_values_that_are_not_known():
+    tensors = draw((2, 70, 2, 16, 32))
+    expected = bidirectional_gla_reference(**tensors)
+    batched = torch.vmap(lambda x: bidirectional_gla_reference(**{name: y[None] for name, y in x.items()})[0])
+    traced = torch.jit.trace(bidirectional_gla_reference, tuple(tensors.values()))
+    compiled = torch.compile(bidirectional_gla_reference, backend="eager", fullgraph=True)
+    assert "aten::item" not in str(traced.inlined_graph)
+    for actual in (batched(tensors), traced(*tensors.values()), compiled(**tensors)):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    assert bidirectional_gla_reference(**{name: x.to("meta") for name, x in tensors.items()}).is_meta
 
 
 def test_reference_memory_is_linear():

@@ -2,8 +2,8 @@
 
 The sequence is cut into chunks of C tokens. Inside a chunk every pair of tokens is weighted
 by its decay, a product of those up to and from a token between the two, so that no exponent
-is ever positive. Between chunks two short scans carry the states. Memory grows linearly with
-the sequence length.
+is ever positive; or, where no chunk decays by much, by a quotient, which is quicker. Between
+chunks two short scans carry the states. Memory grows linearly with the sequence length.
 
 Shapes: B batch, L tokens, N heads, K query/key width, V value width, T chunks, C chunk length.
 """
@@ -55,7 +55,7 @@ def _chunked(
     log_decay_forward: Tensor,
     log_decay_backward: Tensor,
     scale: Optional[float],
-    chunk: int = 16,
+    chunk: int = 32,
 ) -> Tensor:
     length = query.shape[1]
     factor = 0.5 * (1.0 / math.sqrt(query.shape[3]) if scale is None else scale)
@@ -73,14 +73,18 @@ def _chunked(
     prefix = forward.cumsum(-2)
     suffix = backward.flip(-2).cumsum(-2).flip(-2)
 
-    weights = _weights_inside_chunk(q, k, prefix, suffix)
+    left = prefix[..., -1:, :]
+    right = suffix[..., :1, :]
+    if q.shape[2] > 1 and _decay_little(left, right):
+        weights = _weights_by_quotients(q, k, prefix, suffix)
+    else:
+        weights = _weights_by_halves(q, k, prefix, suffix)
     output = weights @ v
     if q.shape[2] > 1:
-        left = prefix[..., -1:, :]
-        right = suffix[..., :1, :]
-        from_left = _states(k * (left - prefix).exp(), v, left.exp(), False)
-        from_right = _states(k * (right - suffix).exp(), v, right.exp(), True)
-        output = output + (q * prefix.exp()) @ from_left + (q * suffix.exp()) @ from_right
+        # Both directions in one product, one behind the other along K.
+        keys = torch.cat([k * (left - prefix).exp(), k * (right - suffix).exp()], -1)
+        states = _states(keys.transpose(-1, -2) @ v, left.exp().transpose(-1, -2), right.exp().transpose(-1, -2))
+        output = output + torch.cat([q * prefix.exp(), q * suffix.exp()], -1) @ states
     return output.flatten(2, 3)[:, :, :length].transpose(1, 2).to(value.dtype)
 
 
@@ -92,7 +96,32 @@ def _to_chunks(x: Tensor, dtype: torch.dtype, chunk: int) -> Tensor:
     return x.reshape(batch, heads, chunks, chunk, width)
 
 
-def _weights_inside_chunk(q: Tensor, k: Tensor, prefix: Tensor, suffix: Tensor) -> Tensor:
+def _decay_little(left: Tensor, right: Tensor) -> bool:
+    """Tell whether no chunk decays by more than quotients can bear; ``[B, N, T, 1, K]``, the sums over chunks.
+
+    Only on a CPU, where looking at values costs nothing, and not where they are not known yet.
+    """
+    if not left.is_cpu:
+        return False
+    if not torch.jit.is_scripting():
+        if type(left) is not Tensor or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return False
+        if torch._C._functorch.is_batchedtensor(left):
+            return False
+    # Factors of quotients then stay within exp(20), and none is lost.
+    return left.numel() > 0 and float(torch.minimum(left, right).min()) > -40.0
+
+
+def _weights_by_quotients(q: Tensor, k: Tensor, prefix: Tensor, suffix: Tensor) -> Tensor:
+    """Compute :func:`_weights_by_halves` for any C: the decay up to one token divided by that up to the other."""
+    # Around the middle factors are smallest; it cancels out, and so has no gradient.
+    first, last = prefix[..., -1:, :].detach() / 2, suffix[..., :1, :].detach() / 2
+    earlier = (q * (prefix - first).exp()) @ (k * (first - prefix).exp()).transpose(-1, -2)
+    later = (q * (suffix - last).exp()) @ (k * (last - suffix).exp()).transpose(-1, -2)
+    return earlier.tril_() + later.triu_()
+
+
+def _weights_by_halves(q: Tensor, k: Tensor, prefix: Tensor, suffix: Tensor) -> Tensor:
     """Weight of token j in the output of token i of the same chunk, ``[B, N, T, C, C]``; C is a power of two.
 
     Neighbours are joined two by two, and then pairs, fours and so on: what one half takes from the other decays up to
@@ -117,24 +146,23 @@ def _weights_inside_chunk(q: Tensor, k: Tensor, prefix: Tensor, suffix: Tensor) 
     return weights.squeeze(3)
 
 
-def _states(k: Tensor, v: Tensor, decay: Tensor, reverse: bool) -> Tensor:
-    """State that enters each chunk, ``[B, N, T, K, V]``: a scan over the chunks.
+def _states(added: Tensor, decay_left: Tensor, decay_right: Tensor) -> Tensor:
+    """States that enter each chunk, from the left and from the right, ``[B, N, T, 2K, V]``: two scans over the chunks.
 
     Args:
-        k: keys decayed to the chunk's exit, ``[B, N, T, C, K]``.
-        v: values, ``[B, N, T, C, V]``.
-        decay: decay of the state across each chunk, ``[B, N, T, 1, K]``.
-        reverse: scan from the last chunk to the first.
+        added: what each chunk adds to the state on its right and to that on its left, ``[B, N, T, 2K, V]``.
+        decay_left: decay of the state from the left across each chunk, ``[B, N, T, K, 1]``.
+        decay_right: the same from the right.
     """
-    added = k.transpose(-1, -2) @ v
-    decay = decay.transpose(-1, -2)
     chunks = added.shape[2]
-    state = torch.zeros_like(added[:, :, 0])
-    states = [state]
+    to_right, to_left = added.chunk(2, dim=3)
+    from_left = [torch.zeros_like(to_right[:, :, 0])]
+    from_right = [from_left[0]]
     for step in range(chunks - 1):
-        chunk = chunks - 1 - step if reverse else step
-        state = state * decay[:, :, chunk] + added[:, :, chunk]
-        states.append(state)
-    if reverse:
-        states.reverse()
-    return torch.stack(states, dim=2)
+        from_left.append(torch.addcmul(to_right[:, :, step], from_left[-1], decay_left[:, :, step]))
+        chunk = chunks - 1 - step
+        from_right.append(torch.addcmul(to_left[:, :, chunk], from_right[-1], decay_right[:, :, chunk]))
+    states: list[Tensor] = []
+    for step in range(chunks):
+        states += [from_left[step], from_right[chunks - 1 - step]]
+    return torch.stack(states, dim=2).unflatten(2, [chunks, 2]).flatten(3, 4)
