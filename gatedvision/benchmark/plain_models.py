@@ -1,5 +1,7 @@
 """Time models on a CPU beside the plain forms of their forward pass, once these have been found to be the same."""
 
+import ctypes
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -32,6 +34,9 @@ LIMIT = 1e-4
 CHECKED_IMAGES = 2
 # Of a volume whose first two sides are those of the model's images.
 THIRD_SIDE = 96
+# Numbers of glibc's settings, and bytes: free at the heap's end before some are returned to the system, taken at once,
+# and of a block that is mapped for itself.
+MALLOC_SETTINGS = {-1: 1 << 30, -2: 1 << 26, -3: 1 << 25}
 # Half of the regions fine, which images differ in: what a gate is trained for.
 COARSE_SHARE = 0.5
 
@@ -60,6 +65,7 @@ def benchmark_plain(
     for name, size in [*sizes, ("seconds", seconds)]:
         if size <= 0:
             raise ValueError(f"{name} must be positive, got {size}")
+    kept = keep_freed_memory()
     models = {name: create_model(name, img_size or 224) for name in names}
     forms = {name: plain_forms(model) for name, model in models.items()}
     rows: list[dict[str, Cell]] = []
@@ -72,7 +78,21 @@ def benchmark_plain(
             for form, run in forms[name].items():
                 check_form(f"{name}, {form}", run, model, inputs)
             rows += _time_forms(name, {OURS: model, **forms[name]}, inputs, seconds)
-    return Report(f"forward pass in fp32, evaluation, CPU of {torch.get_num_threads()} threads", rows)
+    memory = "kept" if kept else "returned"
+    threads = torch.get_num_threads()
+    return Report(f"forward pass in fp32, evaluation, CPU of {threads} threads, freed memory {memory}", rows)
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep what is freed, for the rest of the process, and tell whether there is a glibc that does.
+
+    Otherwise it returns the end of its heap to the system and takes it anew, which costs as much as the work between,
+    and whether it does so to a form hangs on what was computed before.
+    """
+    if os.name != "posix":
+        return False
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    return set_option is not None and all(set_option(number, value) for number, value in MALLOC_SETTINGS.items())
 
 
 def make_inputs(model: nn.Module, batch: int, sides: Sequence[int]) -> list[Tensor]:

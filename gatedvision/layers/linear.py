@@ -9,7 +9,8 @@ from gatedvision_kernels._linear import apply_linear
 class Linear(nn.Linear):
     """PyTorch's linear layer, which on a CPU takes the faster of two libraries; everywhere else there is no difference.
 
-    Arguments, parameters and their names are those of ``nn.Linear``.
+    Arguments, parameters and their names are those of ``nn.Linear``. What looks for exactly that type, such as
+    ``torch.ao.quantization.quantize_dynamic``, has to be told of this one.
     """
 
     def forward(self, input: Tensor) -> Tensor:

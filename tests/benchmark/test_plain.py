@@ -1,3 +1,4 @@
+import platform
 from functools import partial
 
 import pytest
@@ -6,7 +7,14 @@ import torch
 
 from gatedvision.benchmark.plain import plain_forms
 from gatedvision.benchmark.plain.vig import attend_in_chunks, attend_to_all_pairs, attend_token_by_token
-from gatedvision.benchmark.plain_models import SMALLEST, benchmark_plain, check_form, make_inputs, settle
+from gatedvision.benchmark.plain_models import (
+    SMALLEST,
+    benchmark_plain,
+    check_form,
+    keep_freed_memory,
+    make_inputs,
+    settle,
+)
 from gatedvision.benchmark.sources import create_model
 from gatedvision.benchmark.timing import Spread
 from gatedvision_kernels import bidirectional_gla_reference
@@ -154,3 +162,7 @@ def test_the_models_own_size():
 def test_mistakes(names, arguments, message):
     with pytest.raises(ValueError, match=message):
         benchmark_plain(names, **{"batch_sizes": [1], "img_size": 64, "seconds": 1e-3, **arguments})
+
+
+def test_memory_is_kept_where_there_is_glibc() -> None:
+    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
