@@ -49,8 +49,8 @@ def benchmark_plain(
 ) -> Report:
     """Time forward passes in float32 on the CPU, in evaluation, in turns with each plain form of them.
 
-    All forms share one model. Its gates that choose regions are set to make half of them coarse; generators fill a
-    square hole of half the image's sides.
+    All forms share one model, and freed memory is kept (:func:`keep_freed_memory`). Gates that choose regions are set
+    to make half of them coarse; generators fill a square hole of half the image's sides.
 
     Args:
         names: what :func:`~gatedvision.benchmark.sources.create_model` takes, of the families of ``plain_forms``.

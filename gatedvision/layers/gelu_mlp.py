@@ -16,12 +16,10 @@ from gatedvision_kernels._linear import apply_linear
 @register_notrace_function
 def apply_gelu_mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
     """Return ``weight2 gelu(weight1 x + bias1) + bias2``, on a GPU without keeping the GELU for the backward pass."""
-    if torch.jit.is_scripting():
-        return F.linear(F.gelu(F.linear(x, weight1, bias1)), weight2, bias2)
-    else:
+    if not torch.jit.is_scripting():
         if x.is_cuda:
             return bias_gelu_linear(F.linear(x, weight1), bias1, weight2, bias2)
-        return apply_linear(F.gelu(apply_linear(x, weight1, bias1)), weight2, bias2)
+    return apply_linear(F.gelu(apply_linear(x, weight1, bias1)), weight2, bias2)
 
 
 class GeluMlp(nn.Module):

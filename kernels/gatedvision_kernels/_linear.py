@@ -25,14 +25,12 @@ def apply_linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Te
     Returns:
         ``[..., out]``.
     """
-    if torch.jit.is_scripting():
-        return F.linear(x, weight, bias)
-    else:
-        if not is_large_on_cpu(x, weight):
-            return F.linear(x, weight, bias)
-        pixels = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
-        y = F.conv2d(pixels, weight[:, :, None, None], bias)
-        return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+    if not torch.jit.is_scripting():
+        if is_large_on_cpu(x, weight):
+            pixels = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
+            y = F.conv2d(pixels, weight[:, :, None, None], bias)
+            return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+    return F.linear(x, weight, bias)
 
 
 def is_large_on_cpu(x: Tensor, weight: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Whole models in plain PyTorch: no operator of ours, the parameters of a model of ours, several forms of each."""
+"""Whole models in plain PyTorch: the parameters of a model of ours, of its operators only the linear layer."""
 
 from collections.abc import Callable
 from typing import Any

@@ -15,7 +15,6 @@ from gatedvision.layers.moe import MoeMlp
 from gatedvision.layers.moe_routers import TopKRouter
 from gatedvision.layers.moe_routing import shape_of_groups
 from gatedvision.models.vmoe import VMoE
-from gatedvision_kernels._linear import apply_linear
 
 # Take the rows of a group, the K gates and experts of each, and the slots of an expert.
 Experts = Callable[[MoeMlp, Tensor, Tensor, Tensor, int], Tensor]
@@ -54,7 +53,7 @@ def _route(layer: Any, experts: Experts, x: Tensor) -> Tensor:
     router = layer.router
     _, images = shape_of_groups(len(x), router.group_images)
     capacity = router.capacity(images * x.shape[1] * router.num_selected)
-    gates, chosen = apply_linear(x, router.weight).softmax(-1).topk(router.num_selected, -1)
+    gates, chosen = F.linear(x, router.weight).softmax(-1).topk(router.num_selected, -1)
     made = [
         experts(layer, rows.flatten(0, 1), weights.flatten(0, 1), choices.flatten(0, 1), capacity)
         for rows, weights, choices in zip(x.split(images), gates.split(images), chosen.split(images), strict=True)
