@@ -149,7 +149,7 @@ def depthwise_conv2d_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     types = {"weight_ptr": "*fp32", "bias_ptr": "*fp32", "sums_ptr": "*fp32"}
 
     def constants_of(kernel_size: int, dilation: int) -> dict[str, Any]:
-        tile = strips.tile_of(kernel_size, dilation, width=28, channels=224)
+        tile = strips.tile_of(kernel_size, dilation, height=28, width=28, channels=224)
         return tile | {"L": strips.lines_of(tile["BLOCK"], num_warps=4)}
 
     # Each pixel of a strip and each tap is code of its own: the widest kernels take long.
@@ -157,10 +157,9 @@ def depthwise_conv2d_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     constants = constants_of(7, 1) if dtype == "bf16" else constants_of(3, 3)
     yield Case("depthwise_conv2d forward", forward, dtype, types, constants | {"PIXEL": 224, "TURN": False})
     if dtype != "bf16":
-        # Triton makes constants of numbers that are 1, as of a single pixel.
-        ones = dict.fromkeys(("height", "width", "strips", "strips_per_row", "slabs", "slab_rows"), 1)
-        constants |= ones | {"PIXEL": 224, "TURN": True, "bias_ptr": None}
-        yield Case("depthwise_conv2d gradient of a pixel", forward, dtype, types, constants)
+        # What maps of many sizes share.
+        constants |= strips.tile_of(3, 3, height=28, width=40, channels=224) | {"PIXEL": 224, "TURN": True}
+        yield Case("depthwise_conv2d gradient of any map", forward, dtype, types, constants | {"bias_ptr": None})
     backward = module("depthwise_conv2d.weight_gradient")._weight_gradient_kernel
     constants = constants_of(5, 1) if dtype == "bf16" else constants_of(3, 3)
     constants |= {"X_PIXEL": 224, "GRAD_PIXEL": 224, "ROWS": 2}

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from gatedvision_kernels import depthwise_conv2d, depthwise_conv2d_reference
-from gatedvision_kernels.depthwise_conv2d.convolve import _cut
+from gatedvision_kernels.depthwise_conv2d._strips import tile_of
+from gatedvision_kernels.depthwise_conv2d.convolve import _convolve_kernel, _cut
 
 # Batch, height, width, channels, side of the kernel, dilation.
 CASES = {
@@ -16,7 +17,10 @@ CASES = {
     "rows and columns of uneven phases": (1, 7, 5, 40, 3, 3),
     "several strips of a phase": (1, 3, 20, 12, 5, 2),
     "three phases": (1, 4, 7, 12, 7, 3),
-    "a halo cut off": (1, 1, 85, 12, 7, 2),  # in the phase of 42 columns, strips of 5
+    "a halo cut off": (1, 1, 85, 12, 7, 2),
+    "fitted: strips of 7": (1, 14, 14, 12, 5, 1),
+    "fitted: strips of 5, one cut off": (1, 9, 9, 12, 3, 1),
+    "fitted: uneven phases": (1, 13, 13, 12, 7, 3),
     "dilation beyond the map": (1, 2, 3, 33, 5, 4),
 }
 # Maps of HorNet-T and MogaNet-T in front of each kernel that they have.
@@ -127,6 +131,29 @@ def test_other_kernel_sizes_take_the_reference(size, make_inputs):
     assert depthwise_conv2d(**inputs).equal(depthwise_conv2d_reference(**inputs))
     with pytest.raises(ValueError, match=rf"kernels for K in \(3, 5, 7\), got K={size}; use backend='auto'"):
         depthwise_conv2d(**inputs, backend="triton")
+
+
+def test_maps_of_many_sizes_share_their_kernels():
+    sizes = [(height, width) for height in range(1, 140, 3) for width in range(1, 140, 3) if height != width]
+    tiles = {tuple(tile_of(7, 1, *size, 64).items()) for size in sizes}
+    assert len(tiles) == 2  # with a halo and without
+    assert tile_of(7, 1, 28, 28, 64)["EVEN"] and tile_of(7, 1, 28, 28, 64)["S"] == 7
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="compiles for a GPU")
+def test_other_sizes_compile_nothing():
+    def kernels():
+        return sum(len(cache[0]) for cache in (*_convolve_kernel.device_caches.values(),))
+
+    def run(*shape):
+        x = torch.randn(*shape, 40, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        depthwise_conv2d(x, torch.randn(40, 1, 5, 5, device="cuda")).sum().backward()
+
+    run(2, 16, 48)
+    before = kernels()
+    for shape in ((2, 32, 80), (1, 17, 33), (3, 96, 41), (1, 1, 64)):
+        run(*shape)
+    assert kernels() == before
 
 
 @pytest.mark.parametrize("size", [3, 5, 7])

@@ -113,7 +113,8 @@ def _differentiate_one_way(
     return dq, dk, dlog_decay, (k * until_exit).to(OPERAND), weights_t
 
 
-@jit
+# Lengths vary; a form for each kind of number would be compiled again and again.
+@jit(do_not_specialize=("length", "chunks"))
 def _backward_kernel(
     q_ptr,
     k_ptr,

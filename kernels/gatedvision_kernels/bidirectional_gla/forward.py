@@ -19,8 +19,9 @@ from gatedvision_kernels.bidirectional_gla._levels import (
 )
 from gatedvision_kernels.bidirectional_gla.states import CHUNK
 
-# A single warp needs no barriers: on an H200, 128 x 196 tokens of 6 heads, K = 32 and V = 64 in bfloat16 took 52 us
-# with one, 66 us with two and 102 us with four.
+# A single warp needs no barriers: on an H200, 128 x 196 tokens of 6 heads, K = 32 and V = 64 in bfloat16 took 53 us
+# with one, 60 us with two. With 168 registers a thread instead of 255, more programs fit in, but what they spill costs
+# more: 77 and 57 us.
 LAUNCH = {"num_warps": 1}
 
 
@@ -58,7 +59,8 @@ def _weigh_one_way(
     return weights, q_entry
 
 
-@jit
+# Lengths vary; a form for each kind of number would be compiled again and again.
+@jit(do_not_specialize=("length", "chunks"))
 def _forward_kernel(
     q_ptr,
     k_ptr,
@@ -113,6 +115,13 @@ def _forward_kernel(
         log_decay_backward_ptr + (r[:, None] * stride_b + d_k[None, :]), mask=inside, other=0.0
     ).to(GATE)
 
+    if HAS_STATES:
+        # Loaded long before they are needed, while the one warp would wait.
+        states_ptr += (row * chunks + chunk) * K * V + d_k[:, None] * V + d_v[None, :]
+        from_left = tl.load(states_ptr).to(OPERAND)
+        states_ptr += (tl.num_programs(0) // chunks).to(tl.int64) * chunks * K * V
+        from_right = tl.load(states_ptr).to(OPERAND)
+
     since_left = log_since_entry(log_decay_forward, r, False, GATE_PRECISION)
     since_right = log_since_entry(log_decay_backward, r, True, GATE_PRECISION)
     shallow = is_shallow(since_left, since_right)
@@ -126,10 +135,8 @@ def _forward_kernel(
     weights += more_weights
     o = tl.dot(weights.to(OPERAND), v, input_precision=PRECISION)
     if HAS_STATES:
-        states_ptr += (row * chunks + chunk) * K * V + d_k[:, None] * V + d_v[None, :]
-        o = tl.dot(q_forward, tl.load(states_ptr).to(OPERAND), o, input_precision=PRECISION)
-        states_ptr += (tl.num_programs(0) // chunks).to(tl.int64) * chunks * K * V
-        o = tl.dot(q_backward, tl.load(states_ptr).to(OPERAND), o, input_precision=PRECISION)
+        o = tl.dot(q_forward, from_left, o, input_precision=PRECISION)
+        o = tl.dot(q_backward, from_right, o, input_precision=PRECISION)
     o_ptr += (start * heads + head) * V
     tl.store(o_ptr + (r[:, None] * heads * V + d_v[None, :]), (o * scale).to(o_ptr.dtype.element_ty), mask=inside)
 

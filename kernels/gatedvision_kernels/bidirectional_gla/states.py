@@ -40,7 +40,8 @@ MAX_SEGMENTS = 32
 PROGRAMS_PER_PROCESSOR = 4
 
 
-@jit
+# Lengths vary; a form for each kind of number would be compiled again and again.
+@jit(do_not_specialize=("length", "chunks", "segments", "per_segment"))
 def _states_kernel(
     x_ptr,
     y_ptr,

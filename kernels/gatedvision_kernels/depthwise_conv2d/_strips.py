@@ -19,38 +19,48 @@ from gatedvision_kernels._rows import ceil_div
 from gatedvision_kernels._triton import jit, tl
 
 KERNEL_SIZES = (3, 5, 7)
+# Longest side of the square maps whose strips are made to fit.
+FITTED_SIDE = 56
 # Registers hold the K - 1 unfinished rows of a strip; longer ones would spill.
 LONGEST_STRIP = 8
 SHORTEST_STRIP = 4
 
 
 @lru_cache
-def tile_of(kernel_size: int, dilation: int, width: int, channels: int) -> dict[str, Any]:
-    """Choose how to cut maps of ``width`` pixels and ``channels`` channels: constants of the kernels.
+def tile_of(kernel_size: int, dilation: int, height: int, width: int, channels: int) -> dict[str, Any]:
+    """Choose how to cut maps of ``height`` by ``width`` pixels and ``channels`` channels: constants of the kernels.
 
     A thread takes two channels: with fewer, twice as many loads fetch the same bytes; with more, each weight is used
     for fewer pixels before its register is needed again.
+
+    Each form of a kernel takes seconds to compile. Small square maps, as classifiers have of few sizes, get the one
+    that fits; all others share one, or images of many sizes would be compiled for instead of trained on.
     """
     columns = ceil_div(width, dilation)  # of the widest phase
-    if columns <= LONGEST_STRIP:
-        strip = columns
-    else:
-        # Instructions of a row: two channels a thread, one load for a pair of weights, and per pixel the rest.
-        cost = {
-            s: ceil_div(columns, s) * (kernel_size**2 * (2 * s + 1) + 5 * s + 3 * kernel_size)
-            for s in range(LONGEST_STRIP, SHORTEST_STRIP - 1, -1)
-        }
-        strip = min(cost, key=lambda s: cost[s])
+    fitted = height == width <= FITTED_SIDE
+    strip = _fit_strip(kernel_size, columns) if fitted else LONGEST_STRIP
     return {
         "K": kernel_size,
         "D": dilation,
         "S": strip,
         "HALO": kernel_size // 2 if columns > strip else 0,
-        "EVEN": width % (strip * dilation) == 0,
+        "EVEN": fitted and width % (strip * dilation) == 0,
         # Blocks of 32 channels are whole sectors of memory; those of 16 waste less of narrow maps.
         "BLOCK": 16 if 0 < channels % 32 <= 16 else 32,
         "CHANNELS": channels,
     }
+
+
+def _fit_strip(kernel_size: int, columns: int) -> int:
+    """Return S, with which rows of so many pixels take the fewest instructions."""
+    if columns <= LONGEST_STRIP:
+        return columns
+    # Instructions of a row: two channels a thread, one load for a pair of weights, and per pixel the rest.
+    cost = {
+        s: ceil_div(columns, s) * (kernel_size**2 * (2 * s + 1) + 5 * s + 3 * kernel_size)
+        for s in range(LONGEST_STRIP, SHORTEST_STRIP - 1, -1)
+    }
+    return min(cost, key=lambda s: cost[s])
 
 
 def lines_of(block: int, num_warps: int) -> int:

@@ -26,9 +26,11 @@ from gatedvision_kernels.depthwise_conv2d._strips import (
 LAUNCH = {"num_warps": 4}
 # Programs that the registers of a multiprocessor hold, by side of the kernel.
 PROGRAMS_PER_PROCESSOR = {3: 5, 5: 3, 7: 2}
+# Whether they are 1 or multiples of 16 makes no faster kernels, only more to compile.
+SIZES = ("height", "width", "strips", "strips_per_row", "slabs", "slab_rows")
 
 
-@jit
+@jit(do_not_specialize=SIZES)
 def _convolve_kernel(
     x_ptr,  # [B, H, W, C]
     weight_ptr,  # [K * K, C rounded up to whole blocks] float32
@@ -144,7 +146,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, *, t
     batch, height, width, channels = x.shape
     kernel_size = weight.shape[3]
     y = x.new_empty(x.shape)
-    tile = tile_of(kernel_size, dilation, width, channels)
+    tile = tile_of(kernel_size, dilation, height, width, channels)
     lines = lines_of(tile["BLOCK"], **LAUNCH)
     blocks = ceil_div(channels, tile["BLOCK"])
     strips_per_row = ceil_div(ceil_div(width, dilation), tile["S"])

@@ -26,9 +26,11 @@ LAUNCH = {"num_warps": 4}
 # Programs that the registers of a multiprocessor hold, by side of the kernel.
 PROGRAMS_PER_PROCESSOR = {3: 4, 5: 3, 7: 2}
 ROWS = 2
+# Whether they are 1 or multiples of 16 makes no faster kernels, only more to compile.
+SIZES = ("height", "width", "strips", "strips_per_row", "steps", "steps_per_program", "steps_per_strip")
 
 
-@jit
+@jit(do_not_specialize=SIZES)
 def _weight_gradient_kernel(
     x_ptr,  # [B, H, W, C]
     grad_y_ptr,  # [B, H, W, C]
@@ -127,7 +129,7 @@ def differentiate_weight(grad_y: Tensor, x: Tensor, weight: Tensor, dilation: in
     """
     batch, height, width, channels = x.shape
     kernel_size = weight.shape[3]
-    tile = tile_of(kernel_size, dilation, width, channels)
+    tile = tile_of(kernel_size, dilation, height, width, channels)
     lines = lines_of(tile["BLOCK"], **LAUNCH)
     blocks = ceil_div(channels, tile["BLOCK"])
     strips_per_row = ceil_div(ceil_div(width, dilation), tile["S"])
