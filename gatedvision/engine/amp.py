@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from gatedvision.engine.several_optimizers import each_optimizer
 from gatedvision.engine.step_numbers import LateNumber, mark
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -111,6 +113,11 @@ class AmpOptimWrapper(OptimWrapper):
         arrived, self._late_norm = self._late_norm, LateNumber(norm)
         return None if arrived is None else arrived.read()
 
+    def take_last_grad_norm(self) -> float | None:
+        """Wait for the norm that :meth:`take_grad_norm` still owes; ``None`` if that is none."""
+        late, self._late_norm = self._late_norm, None
+        return None if late is None else late.read()
+
     def _clip_grad(self) -> None:
         parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if parameters:
@@ -132,3 +139,17 @@ class AmpOptimWrapper(OptimWrapper):
         if scaler_state and self.scaler.is_enabled():
             self.scaler.load_state_dict(scaler_state)
         super().load_state_dict(optimizer_state)
+
+
+def log_grad_norms(runner: Runner, last: bool = False) -> None:
+    """Add the norms of gradients that are known to the run's history.
+
+    Args:
+        runner: the run.
+        last: those that are still on their way, for which this waits, as before a checkpoint with the history.
+    """
+    for part, wrapper in each_optimizer(runner.optim_wrapper).items():
+        if isinstance(wrapper, AmpOptimWrapper):
+            norm = wrapper.take_last_grad_norm() if last else wrapper.take_grad_norm()
+            if norm is not None:
+                runner.message_hub.update_scalar(f"train/{part}{'.' if part else ''}grad_norm", norm)

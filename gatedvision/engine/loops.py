@@ -9,7 +9,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmengine.runner import TestLoop as MMEngineTestLoop
 from mmengine.runner import ValLoop as MMEngineValLoop
 
-from gatedvision.engine.amp import AmpOptimWrapper, autocast
+from gatedvision.engine.amp import AmpOptimWrapper, autocast, log_grad_norms
 from gatedvision.engine.checkpoint_file import list_checkpoints
 from gatedvision.engine.checkpoint_hook import NonFiniteError
 from gatedvision.engine.distributed import share_buffers
@@ -106,10 +106,7 @@ class TrainLoop(EpochBasedTrainLoop):
         for name, value in outputs.items():
             if "loss" in name and not math.isfinite(value):
                 raise NonFiniteError(self._describe_divergence(idx, name, value))
-        for part, wrapper in wrappers.items():
-            grad_norm = wrapper.take_grad_norm() if isinstance(wrapper, AmpOptimWrapper) else None
-            if grad_norm is not None:
-                self.runner.message_hub.update_scalar(f"train/{part}{'.' if part else ''}grad_norm", grad_norm)
+        log_grad_norms(self.runner)
         self.runner.call_hook("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
         self._iter += 1
 

@@ -12,6 +12,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from gatedvision.engine.amp import log_grad_norms
 from gatedvision.engine.distributed import gather_from_processes
 from gatedvision.engine.random_state import capture_random_state, restore_random_state
 
@@ -38,6 +39,7 @@ def capture_training_state(runner: Runner, epoch: int, iteration: int, with_opti
         The checkpoint in the main process, ``None`` in the others.
     """
     training: Any = runner
+    log_grad_norms(runner, last=True)
     processes = gather_from_processes(_capture_process_state(runner)) if with_optimizer else []
     # Where experts are spread, all processes have something to save.
     if runner.rank != 0 and training.experts.size == 1:

@@ -14,8 +14,13 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(x.device.type, enabled=False)
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """Return in which dtype autocast, where it is on, would take a product with a tensor."""
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        return x.dtype
+    return torch.get_autocast_dtype(x.device.type)
+
+
 def to_autocast_dtype(x: Tensor) -> Tensor:
     """Round a tensor as autocast, where it is on, would before a product."""
-    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
-        return x
-    return x.to(torch.get_autocast_dtype(x.device.type))
+    return x.to(autocast_dtype(x))

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from gatedvision.layers._autocast import to_autocast_dtype
+from gatedvision.layers._autocast import autocast_dtype, to_autocast_dtype
 from gatedvision.layers._exporting import is_exporting
 from gatedvision.layers.conv_batch_norm import ConvBatchNorm, Sizes, has_hooks, make_conv, per_axis
 from gatedvision.layers.resize_linear import resize_linear
@@ -78,8 +78,13 @@ def weigh_positions(scores: Tensor, weighting: str) -> Tensor:
 
 
 def takes_kernel(x: Tensor, gating: Tensor) -> bool:
-    """Tell whether a kernel can be the gate: on GPUs, but not in programs that are recorded to run elsewhere."""
-    return not (is_exporting() or torch.jit.is_tracing()) and x.dtype == gating.dtype and use_triton("auto", x, gating)
+    """Tell whether a kernel is to be the gate: on GPUs, but not in programs that are recorded to run elsewhere.
+
+    In 16 bits, also by autocast: in float32, where its products are exact, convolutions are faster (kernels/NOTES.md).
+    """
+    if is_exporting() or torch.jit.is_tracing() or x.dtype != gating.dtype or not use_triton("auto", x, gating):
+        return False
+    return autocast_dtype(x).itemsize == 2
 
 
 class AttentionGate(nn.Module):
@@ -253,9 +258,9 @@ class SameGridAttentionGate(AttentionGate):
     statistics in training are those of one map: with a batch of one image they are noisy, and with one position only
     they do not exist, which PyTorch refuses.
 
-    On a GPU, with batch norms in evaluation, all of it is one kernel (:func:`gatedvision_kernels.additive_gate`) with
-    the norms folded into its weights, unless one of the parts has hooks, which want it called. Under autocast both
-    results are of its dtype.
+    On a GPU in 16 bits, with batch norms in evaluation, all of it is one kernel
+    (:func:`gatedvision_kernels.additive_gate`) with the norms folded into its weights, unless one of the parts has
+    hooks, which want it called. Under autocast both results are of its dtype.
 
     Args:
         dim: channels of the skip feature.

@@ -146,8 +146,8 @@ def test_other_sizes_compile_nothing():
         return sum(len(cache[0]) for cache in (*_convolve_kernel.device_caches.values(),))
 
     def run(*shape):
-        x = torch.randn(*shape, 40, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        depthwise_conv2d(x, torch.randn(40, 1, 5, 5, device="cuda")).sum().backward()
+        x = torch.randn(*shape, 48, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        depthwise_conv2d(x, torch.randn(48, 1, 5, 5, device="cuda")).sum().backward()
 
     run(2, 16, 48)
     before = kernels()

@@ -214,6 +214,10 @@ def test_channels_last_stays_so(make: type[Any], spatial_dims: int) -> None:
     assert len(found) >= 6 and all(found.values()), found
 
 
+# The kernel runs on a GPU where there is one, and else in the interpreter.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class Kernel:
     """Stands in for the operator: counts its calls, and runs the kernel in the interpreter or the definition."""
 
@@ -228,9 +232,10 @@ class Kernel:
 
 @pytest.fixture
 def on_gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Kernel:
-    """Let gates choose as they do for tensors on a GPU."""
+    """Let gates choose as they do for tensors on a GPU, and in 16 bits, whose rounding the tests do without."""
     kernel = Kernel(getattr(request, "param", "triton"))
     monkeypatch.setattr(attention_gate, "use_triton", lambda backend, *tensors: True)
+    monkeypatch.setattr(attention_gate, "autocast_dtype", lambda x: torch.bfloat16)
     monkeypatch.setattr(attention_gate, "additive_gate", kernel)
     return kernel
 
@@ -241,11 +246,11 @@ same_grid = partial(random_gate, SameGridAttentionGate, 5, 6, 3)
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 @pytest.mark.parametrize("last", [False, True])
 def test_kernel_is_the_gate_in_evaluation(on_gpu: Kernel, spatial_dims: int, last: bool) -> None:
-    gate = same_grid(spatial_dims=spatial_dims).float()
+    gate = same_grid(spatial_dims=spatial_dims).float().to(DEVICE)
     layout = (torch.channels_last, torch.channels_last_3d)[spatial_dims - 2] if last else torch.contiguous_format
     grid = (4, 3, 2)[:spatial_dims]
-    x = draw_input(2, 5, *grid).float().to(memory_format=layout).requires_grad_()
-    gating = draw_input(2, 6, *grid, seed=1).float().to(memory_format=layout).requires_grad_()
+    x = draw_input(2, 5, *grid).float().to(DEVICE, memory_format=layout).requires_grad_()
+    gating = draw_input(2, 6, *grid, seed=1).float().to(DEVICE, memory_format=layout).requires_grad_()
     inputs = [x, gating, *gate.parameters()]
     expected = super(SameGridAttentionGate, gate).attend(x, gating)
     actual = gate(x=x, gating=gating, return_attention=True)
@@ -297,8 +302,8 @@ def test_who_keeps_the_convolutions(on_gpu: Kernel) -> None:
 
 def test_kernel_compiles_to_one_graph(on_gpu: Kernel) -> None:
     torch._dynamo.reset()
-    gate = same_grid().float()
-    x, gating = draw_input(2, 5, 4, 3).float(), draw_input(2, 6, 4, 3, seed=1).float()
+    gate = same_grid().float().to(DEVICE)
+    x, gating = draw_input(2, 5, 4, 3).float().to(DEVICE), draw_input(2, 6, 4, 3, seed=1).float().to(DEVICE)
     graphs: list[str] = []
 
     def record(graph: torch.fx.GraphModule, _: Any) -> Any:
@@ -311,16 +316,25 @@ def test_kernel_compiles_to_one_graph(on_gpu: Kernel) -> None:
 
 
 def test_kernel_takes_the_dtype_of_autocast(on_gpu: Kernel) -> None:
-    gate = same_grid().float()
-    x, gating = draw_input(2, 5, 4, 3).float(), draw_input(2, 6, 4, 3, seed=1).float()
+    gate = same_grid().float().to(DEVICE)
+    x, gating = draw_input(2, 5, 4, 3).float().to(DEVICE), draw_input(2, 6, 4, 3, seed=1).float().to(DEVICE)
     expected = gate(x=x, gating=gating, return_attention=True)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         actual = gate(x=x, gating=gating, return_attention=True)
     narrow = gate.bfloat16()(x=x.bfloat16(), gating=gating.bfloat16(), return_attention=True)
     assert on_gpu.calls == 3
     for y, wide in zip((*actual, *narrow), expected * 2, strict=True):
         assert y.dtype == torch.bfloat16
         torch.testing.assert_close(y.float(), wide, rtol=0.05, atol=0.05)
+
+
+def test_float32_keeps_the_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_gate, "use_triton", lambda backend, *tensors: True)
+    x, gating = draw_input(2, 5, 4, 3).float(), draw_input(2, 6, 4, 3, seed=1).float()
+    assert not attention_gate.takes_kernel(x, gating)
+    assert attention_gate.takes_kernel(x.half(), gating.half())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attention_gate.takes_kernel(x, gating)
 
 
 def test_nothing_changes_on_the_cpu() -> None:

@@ -19,8 +19,8 @@ from gatedvision_kernels._rows import ceil_div
 from gatedvision_kernels._triton import jit, tl
 
 KERNEL_SIZES = (3, 5, 7)
-# Longest side of the square maps whose strips are made to fit.
-FITTED_SIDE = 56
+# Sides of the square maps whose strips are made to fit: what images of 224 pixels become, and all that are small.
+FITTED_SIDES = (*range(1, 15), 28, 56)
 # Registers hold the K - 1 unfinished rows of a strip; longer ones would spill.
 LONGEST_STRIP = 8
 SHORTEST_STRIP = 4
@@ -33,11 +33,11 @@ def tile_of(kernel_size: int, dilation: int, height: int, width: int, channels: 
     A thread takes two channels: with fewer, twice as many loads fetch the same bytes; with more, each weight is used
     for fewer pixels before its register is needed again.
 
-    Each form of a kernel takes seconds to compile. Small square maps, as classifiers have of few sizes, get the one
-    that fits; all others share one, or images of many sizes would be compiled for instead of trained on.
+    Each form of a kernel takes seconds to compile. Some square maps, as classifiers have them, get the one that fits;
+    all others share one, or images of many sizes would be compiled for instead of trained on.
     """
     columns = ceil_div(width, dilation)  # of the widest phase
-    fitted = height == width <= FITTED_SIDE
+    fitted = height == width and width in FITTED_SIDES
     strip = _fit_strip(kernel_size, columns) if fitted else LONGEST_STRIP
     return {
         "K": kernel_size,
