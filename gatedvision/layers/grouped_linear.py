@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gatedvision_kernels._linear import apply_transposed_linear
+
 # Public since torch 2.10.
 _grouped_mm: Any = getattr(F, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
 
@@ -45,8 +47,8 @@ def linear_in_one_call(x: Tensor, weight: Tensor, bias: Tensor, ends: Tensor) ->
 def linear_by_run(x: Tensor, weight: Tensor, bias: Tensor, ends: Tensor) -> Tensor:
     """Compute :func:`grouped_linear` run by run, in any floating dtype and on any device."""
     lengths = ends.diff(prepend=ends.new_zeros(1)).tolist()
-    runs = zip(bias, x.split(lengths), weight, strict=True)
-    return torch.cat([torch.addmm(*run) for run in runs])
+    runs = zip(x.split(lengths), weight, bias, strict=True)
+    return torch.cat([apply_transposed_linear(*run) for run in runs])
 
 
 def _takes_grouped_mm(x: Tensor, weight: Tensor) -> bool:

@@ -15,6 +15,8 @@ from gatedvision_kernels import bias_gelu, moe_combine, moe_dispatch
 
 # Activations that one pass computes together with the bias before them, and torch's names of their forms.
 GELU_FORMS = {get_act_layer("gelu"): "none", get_act_layer("gelu_tanh"): "tanh"}
+# Experts of fewer slots compute faster together, empty ones and all, than one after the other.
+MIN_SLOTS = 128
 
 
 class ExpertLinear(nn.Module):
@@ -84,6 +86,9 @@ class ExpertMlp(nn.Module):
         dtype: in which type the parameters are created.
     """
 
+    # Experts may get different numbers of rows; not where processes exchange them.
+    takes_ends = True
+
     def __init__(
         self,
         dim: int,
@@ -131,7 +136,8 @@ class MoeMlp(nn.Module):
     """Experts with slots: tokens are dispatched into fixed buffers, and what the experts made of them combined.
 
     Compute and memory of the experts follow the capacity, whatever tokens choose. A token without a slot gets 0. With
-    an infinite capacity nothing is dropped and nothing padded: experts work on as many tokens as chose them.
+    an infinite capacity nothing is dropped and nothing padded: experts work on as many tokens as chose them. Nor are
+    large buffers padded on a CPU, in evaluation without gradients: what experts work on follows from the tokens there.
 
     Args:
         router: decides who goes where.
@@ -159,6 +165,8 @@ class MoeMlp(nn.Module):
         routing, losses = self.router(x, self.keep_routing)
         self.last.losses = losses
         self.last.routing = routing if self.keep_routing else None
+        if routing.ends is None and self._leaves_out_empty_slots(x, routing):
+            routing = routing.without_empty_slots(self.router.num_experts)
         slots = (routing.choice_of_slot, routing.slot_of_choice)
         buffers = moe_dispatch(narrow.flatten(0, 1), *slots)
         if routing.ends is None:
@@ -167,6 +175,15 @@ class MoeMlp(nn.Module):
             buffers = self.experts(buffers, routing.ends)
         y = moe_combine(buffers, routing.gates, *slots).view(x.shape)
         return y if members == 1 else y.unflatten(1, (-1, members)).transpose(1, 2).flatten(0, 1)
+
+    def _leaves_out_empty_slots(self, x: Tensor, routing: Routing) -> bool:
+        """Tell whether sizes may follow from values, and it pays: on a CPU, in evaluation, with many slots."""
+        # Exact type: others, as of exporters, have no values.
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor or not x.is_cpu:
+            return False
+        if self.training or torch.is_grad_enabled() or not self.experts.takes_ends:
+            return False
+        return len(routing.choice_of_slot) >= MIN_SLOTS * self.router.num_experts
 
 
 class SoftMoeMlp(nn.Module):

@@ -49,6 +49,7 @@ class ExpertExchange:
         Args:
             experts: this process's share.
         """
+        experts.takes_ends = False
         experts.register_forward_pre_hook(self._before)
         experts.register_forward_hook(self._after)
 

@@ -1,7 +1,8 @@
 """Who goes where in a mixture of experts: groups of tokens, their capacity, and slots (arXiv:2106.05974).
 
 All sizes follow from shapes alone, never from values, so that buffers are static; where nothing is dropped, only the
-shares of experts in a buffer of all choices follow from values.
+shares of experts in a buffer of all choices follow from values. Empty slots may be left out where sizes need not be
+static.
 
 Shapes: G groups, S places of a group, T tokens, E experts, K choices of a token, Q = E * G * capacity slots.
 """
@@ -38,6 +39,23 @@ class Routing(NamedTuple):
     experts: Tensor
     capacity: int
     ends: Optional[Tensor] = None
+
+    def without_empty_slots(self, num_experts: int) -> "Routing":
+        """Leave out the slots that no choice has; the others keep their order, and experts get their ``ends``.
+
+        Args:
+            num_experts: E, with equally many slots.
+
+        Returns:
+            A routing whose sizes follow from values, or the same where every slot is taken.
+        """
+        taken = self.choice_of_slot >= 0
+        if taken.all():
+            return self
+        places = taken.cumsum(0) - 1
+        slot_of_choice = torch.where(self.slot_of_choice < 0, -1, places[self.slot_of_choice])
+        ends = taken.view(num_experts, -1).sum(1).cumsum(0, dtype=torch.int32)
+        return self._replace(slot_of_choice=slot_of_choice, choice_of_slot=self.choice_of_slot[taken], ends=ends)
 
 
 class Grouped(NamedTuple):

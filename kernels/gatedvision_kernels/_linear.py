@@ -9,6 +9,8 @@ from torch import Tensor, nn
 # Below these the detour costs what it saves (NOTES.md, "CPU, beside plain PyTorch").
 MIN_ROWS = 128
 MIN_PRODUCTS = 1 << 24
+# For each number of filters oneDNN prepares anew, a millisecond, and keeps it, some megabytes.
+ROWS_AT_ONCE = 32
 
 
 def apply_linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
@@ -31,6 +33,25 @@ def apply_linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Te
             y = F.conv2d(pixels, weight[:, :, None, None], bias)
             return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
     return F.linear(x, weight, bias)
+
+
+def apply_transposed_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Apply a linear layer whose weight lies the other way round, a large one as :func:`apply_linear` does.
+
+    There the weight is the image, of ``out`` pixels, and the rows are the filters, so that neither has to be turned.
+
+    Args:
+        x: ``[R, in]``.
+        weight: ``[in, out]``.
+        bias: ``[out]``.
+
+    Returns:
+        ``[R, out]``.
+    """
+    if is_large_on_cpu(x, weight.T):
+        filters = F.pad(x, [0, 0, 0, -len(x) % ROWS_AT_ONCE])[:, :, None, None]
+        return F.conv2d(weight[None, :, None], filters)[0, : len(x), 0] + bias
+    return torch.addmm(bias, x, weight)
 
 
 def is_large_on_cpu(x: Tensor, weight: Tensor) -> bool:

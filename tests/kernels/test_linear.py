@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gatedvision_kernels import _linear
-from gatedvision_kernels._linear import apply_linear, is_large_on_cpu
+from gatedvision_kernels._linear import apply_linear, apply_transposed_linear, is_large_on_cpu
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +36,22 @@ def test_convolution_is_the_linear_layer(monkeypatch: pytest.MonkeyPatch, shape:
     torch.testing.assert_close(actual, expected)
     seed = torch.randn_like(expected)
     found, wanted = (torch.autograd.grad(y, inputs, seed) for y in (actual, expected))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [0, 5, 131])
+def test_convolution_is_the_transposed_linear_layer(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(_linear, "MIN_PRODUCTS", 0)
+    # One of several experts, and rows out of the middle.
+    x, weight, bias = draw(rows + 2, 24).requires_grad_(), draw(3, 24, 40).requires_grad_(), draw(40).requires_grad_()
+    inputs = [x[1:-1], weight[1], bias]
+    expected = inputs[0] @ inputs[1] + bias
+    with monkeypatch.context() as patch:
+        patch.setattr(*((torch, "addmm", None) if rows > 5 else (F, "conv2d", None)))
+        actual = apply_transposed_linear(*inputs)
+    torch.testing.assert_close(actual, expected)
+    seed = torch.randn_like(expected)
+    found, wanted = (torch.autograd.grad(y, [x, weight, bias], seed) for y in (actual, expected))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 

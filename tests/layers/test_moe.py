@@ -2,11 +2,14 @@
 
 import copy
 import io
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 import gatedvision_kernels
 from gatedvision.layers import moe, moe_routers
@@ -191,6 +194,92 @@ def test_without_buffers_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(x)
     assert y.dtype == torch.bfloat16 and (y - expected).std() < 0.02 * expected.std()
+
+
+PADDED: dict[str, Callable[..., Any]] = {
+    "vanilla": partial(TopKRouter, num_selected=2),
+    "batch": partial(TopKRouter, num_selected=2, priority="batch"),
+    "ensemble": partial(TopKRouter, num_selected=2, num_members=2, load_weight=0.0),
+    "expert_choice": ExpertChoiceRouter,
+}
+
+
+def expert_input(layer: MoeMlp, x: torch.Tensor) -> tuple[torch.Tensor, torch.Size]:
+    """Return what the layer makes of tokens, and the shape of what its experts got."""
+    seen = []
+    with layer.experts.fc1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape)):
+        y = layer(x)
+    return y, *seen
+
+
+@pytest.mark.parametrize("capacity", [0.3, 1.05, 4.0])
+@pytest.mark.parametrize("name", PADDED)
+def test_leaving_out_empty_slots_changes_nothing(name: str, capacity: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moe, "MIN_SLOTS", 0)
+    torch.manual_seed(0)
+    router = PADDED[name](8, 4, capacity_factor=capacity, group_images=3, **DOUBLE)
+    layer = MoeMlp(router, ExpertMlp(8, 16, 4, identical=False, **DOUBLE)).eval()
+    layer.keep_routing = True
+    # The last group is of one image.
+    x = torch.randn(7 * router.num_members, 5, 8, **DOUBLE)
+    expected, padded = expert_input(layer, x)
+    routing = layer.last.routing
+    with torch.no_grad():
+        y, left = expert_input(layer, x)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
+    slots, taken = len(routing.choice_of_slot), int((routing.choice_of_slot >= 0).sum())
+    assert padded == (4, slots // 4, 8)
+    # Experts that choose leave none empty, but in the last group.
+    assert left == ((taken, 8) if taken < slots else padded) and (taken < slots or name == "expert_choice")
+    # What is kept is the routing with all slots.
+    torch.testing.assert_close(layer.last.routing, routing, rtol=0, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [0, 1, 9])
+def test_leaving_out_empty_slots_of_every_batch_size(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moe, "MIN_SLOTS", 0)
+    layer, x = build(capacity_factor=2.0), torch.randn(batch, 5, 8)
+    y = layer(x)
+    layer.experts.takes_ends = False
+    torch.testing.assert_close(y, layer(x))
+
+
+def test_where_empty_slots_are_left_out() -> None:
+    # 256 tokens with two choices among four experts have 136 slots each, and 32 tokens a few.
+    layer, x = build(), torch.randn(8, 32, 8)
+    assert expert_input(layer, x)[1] == (4, 136, 8)
+    with torch.no_grad():
+        y, shape = expert_input(layer, x)
+        assert len(shape) == 2 and shape[0] < 4 * 136
+        assert expert_input(layer, x[:1])[1] == (4, 20, 8)
+        # Checkpointed segments are computed without gradients first, then with.
+        assert expert_input(layer.train(), x)[1] == (4, 136, 8)
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            assert expert_input(layer.eval(), mode.from_tensor(x))[1] == (4, 136, 8)
+        assert expert_input(layer.to("meta"), x.to("meta"))[1] == (4, 136, 8)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*")
+@pytest.mark.parametrize("way", ["compile", "export", "trace"])
+def test_recorded_programs_keep_empty_slots(way: str) -> None:
+    layer, first, x = build(), torch.randn(8, 32, 8), torch.randn(8, 32, 8)
+    seen = []
+    layer.experts.fc1.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    if way == "compile":
+        torch._dynamo.reset()
+        program: Any = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        program(first)
+    elif way == "export":
+        program = torch.export.export(layer, (first,)).module()
+    else:
+        program = torch.jit.trace(layer, first, check_trace=False)
+    y = program(x)
+    # Numbers, and tensors of them where traced.
+    assert seen and all(shape == (4, 136, 8) for shape in seen)
+    torch.testing.assert_close(y, layer(x))
+    assert len(seen[-1]) == 2
 
 
 @pytest.mark.parametrize("act", ["gelu", "gelu_tanh", "relu"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gatedvision.layers import moe_parallel
+from gatedvision.layers import moe, moe_parallel
 from gatedvision.layers.moe import ExpertMlp, MoeMlp, SoftMoeMlp
 from gatedvision.layers.moe_parallel import ExpertExchange
 from gatedvision.layers.moe_routers import ExpertChoiceRouter, SoftRouter, TopKRouter
@@ -82,6 +82,20 @@ def test_shares_compute_what_all_experts_do(name, size, monkeypatch):
         # A share of the experts has worked for all, and a router for its images only.
         gradient = torch.cat(gradients) if key.startswith("experts.") else sum(gradients)
         torch.testing.assert_close(gradient, parameter.grad, **close, msg=key)
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_exchanges_are_of_equal_parts_in_evaluation(name, monkeypatch):
+    monkeypatch.setattr(moe, "MIN_SLOTS", 0)
+    whole = build_layer(name).eval()
+    shares = [share_of(whole, rank, 2) for rank in range(2)]
+    monkeypatch.setattr(moe_parallel, "all_to_all_single_autograd", Threads(2).all_to_all)
+    x = torch.randn(8, 5, 8, generator=torch.Generator().manual_seed(1), **DOUBLE)
+    # Of each thread.
+    evaluate = torch.no_grad()(lambda layer, part: layer(part))
+    with ThreadPoolExecutor(2) as pool:
+        y = torch.cat(list(pool.map(evaluate, shares, x.chunk(2))))
+    torch.testing.assert_close(y, whole(x), rtol=0, atol=1e-12)
 
 
 def test_an_infinite_capacity_is_refused():
