@@ -9,6 +9,7 @@ from timm.layers import Mlp, PatchEmbed, register_notrace_function
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from gatedvision.layers.image_conv import convert_image_convs
 from gatedvision.layers.linear import convert_linears
 from gatedvision.layers.moe import ExpertMlp, MoeMlp, SoftMoeMlp
 from gatedvision.layers.moe_routers import ExpertChoiceRouter, SoftRouter, TopKRouter
@@ -53,7 +54,16 @@ def check_size(x: Tensor, height: int, width: int) -> Tensor:
 
 
 class CroppingPatchEmbed(PatchEmbed):
-    """timm's patch embedding, which leaves out what is over at the right and at the bottom, as published."""
+    """timm's patch embedding, which leaves out what is over at the right and at the bottom, as published.
+
+    Args:
+        *args: of timm's embedding.
+        **kwargs: likewise.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        convert_image_convs(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images ``[B, 3, H, W]`` of any size to ``[B, rows, columns, C]``."""

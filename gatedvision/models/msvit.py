@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gatedvision.layers.gate_losses import GateLoss
+from gatedvision.layers.image_conv import convert_image_convs
 from gatedvision.layers.linear import convert_linears
 from gatedvision.layers.mixed_scale_attention import MixedScaleAttention, take_over
 from gatedvision.layers.mixed_scale_gate import LastChoice, MixedScaleGate, Policy, resize_regions
@@ -114,6 +115,7 @@ class MixedScaleTokens(VisionTransformer):
         ).train(vit.training)
         rows, columns = self.gate.grid
         self.gate_loss = None if gate_loss is None else GateLoss(rows * columns, **gate_loss, **dd).train(vit.training)
+        convert_image_convs(self.patch_embed)
         convert_linears(self.blocks)
         for block in self.blocks:
             if not isinstance(block.attn, MixedScaleAttention):
