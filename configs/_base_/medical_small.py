@@ -1,4 +1,4 @@
-"""100 epochs of AdamW for small medical sets: a warm-up of 100 iterations, then a cosine; clipping and EMA."""
+"""120 epochs of AdamW for small medical sets: a warm-up of 100 iterations, then a cosine; clipping and EMA."""
 
 from mmengine.config import read_base
 from mmengine.optim import CosineAnnealingLR, LinearLR
@@ -10,7 +10,7 @@ with read_base():
     from .default_runtime import *
 
 default_hooks.checkpoint.save_best = "Dice"
-train_cfg = dict(by_epoch=True, max_epochs=100, val_interval=5)
+train_cfg = dict(by_epoch=True, max_epochs=120, val_interval=5)
 optim_wrapper = dict(optimizer=dict(type=AdamW, fused=True, lr=1e-3, weight_decay=0.01), clip_grad=dict(max_norm=5.0))
 param_scheduler = [
     dict(type=LinearLR, start_factor=0.01, by_epoch=False, end=100),
