@@ -15,8 +15,9 @@ from gatedvision_kernels import bias_gelu, moe_combine, moe_dispatch
 
 # Activations that one pass computes together with the bias before them, and torch's names of their forms.
 GELU_FORMS = {get_act_layer("gelu"): "none", get_act_layer("gelu_tanh"): "tanh"}
-# Experts of fewer slots compute faster together, empty ones and all, than one after the other.
+# Experts of fewer slots compute faster together, empty ones and all, than one after the other, if most are taken.
 MIN_SLOTS = 128
+MOST = 0.7
 
 
 class ExpertLinear(nn.Module):
@@ -136,8 +137,9 @@ class MoeMlp(nn.Module):
     """Experts with slots: tokens are dispatched into fixed buffers, and what the experts made of them combined.
 
     Compute and memory of the experts follow the capacity, whatever tokens choose. A token without a slot gets 0. With
-    an infinite capacity nothing is dropped and nothing padded: experts work on as many tokens as chose them. Nor are
-    large buffers padded on a CPU, in evaluation without gradients: what experts work on follows from the tokens there.
+    an infinite capacity nothing is dropped and nothing padded: experts work on as many tokens as chose them. Nor are,
+    on a CPU and in evaluation without gradients, buffers that are large or rather empty: there, what experts work on
+    follows from the tokens.
 
     Args:
         router: decides who goes where.
@@ -177,13 +179,16 @@ class MoeMlp(nn.Module):
         return y if members == 1 else y.unflatten(1, (-1, members)).transpose(1, 2).flatten(0, 1)
 
     def _leaves_out_empty_slots(self, x: Tensor, routing: Routing) -> bool:
-        """Tell whether sizes may follow from values, and it pays: on a CPU, in evaluation, with many slots."""
+        """Tell whether sizes may follow from values, and it pays: on a CPU, in evaluation, many slots or empty ones."""
         # Exact type: others, as of exporters, have no values.
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor or not x.is_cpu:
             return False
         if self.training or torch.is_grad_enabled() or not self.experts.takes_ends:
             return False
-        return len(routing.choice_of_slot) >= MIN_SLOTS * self.router.num_experts
+        slots = routing.choice_of_slot
+        if len(slots) >= MIN_SLOTS * self.router.num_experts:
+            return True
+        return int((slots >= 0).sum()) < MOST * len(slots)
 
 
 class SoftMoeMlp(nn.Module):

@@ -253,6 +253,8 @@ def test_where_empty_slots_are_left_out() -> None:
         y, shape = expert_input(layer, x)
         assert len(shape) == 2 and shape[0] < 4 * 136
         assert expert_input(layer, x[:1])[1] == (4, 20, 8)
+        # Half of these few are empty.
+        assert len(expert_input(build(capacity_factor=2.0), x[:1])[1]) == 2
         # Checkpointed segments are computed without gradients first, then with.
         assert expert_input(layer.train(), x)[1] == (4, 136, 8)
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
