@@ -1,5 +1,5 @@
 """Forward kernel of bidirectional gated linear attention: one program per head and chunk."""
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportPossiblyUnboundVariable=false
 
 from __future__ import annotations
 
