@@ -39,7 +39,6 @@ def capture_training_state(runner: Runner, epoch: int, iteration: int, with_opti
         The checkpoint in the main process, ``None`` in the others.
     """
     training: Any = runner
-    log_grad_norms(runner, last=True)
     processes = gather_from_processes(_capture_process_state(runner)) if with_optimizer else []
     # Where experts are spread, all processes have something to save.
     if runner.rank != 0 and training.experts.size == 1:
@@ -61,6 +60,7 @@ def capture_training_state(runner: Runner, epoch: int, iteration: int, with_opti
     if with_optimizer:
         checkpoint["optimizer"] = training.optim_wrapper.state_dict()
         checkpoint["param_schedulers"] = [scheduler.state_dict() for scheduler in all_schedulers(runner)]
+        log_grad_norms(runner, last=True)
         checkpoint["message_hub"] = runner.message_hub.state_dict()
         checkpoint["processes"] = processes
     # EMAHook adds the average here, and puts it in the place of the weights.

@@ -20,14 +20,3 @@ class Linear(nn.Linear):
 
 # A leaf for torch.fx. As a decorator it would hide the class from type checkers.
 register_notrace_module(Linear)
-
-
-def convert_linears(module: nn.Module) -> None:
-    """Let the linear layers of a module that others made compute as :class:`Linear` does; all else stays.
-
-    Args:
-        module: changed in place.
-    """
-    for layer in module.modules():
-        if type(layer) is nn.Linear:
-            layer.__class__ = Linear

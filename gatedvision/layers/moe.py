@@ -15,9 +15,9 @@ from gatedvision_kernels import bias_gelu, moe_combine, moe_dispatch
 
 # Activations that one pass computes together with the bias before them, and torch's names of their forms.
 GELU_FORMS = {get_act_layer("gelu"): "none", get_act_layer("gelu_tanh"): "tanh"}
-# Experts of fewer slots compute faster together, empty ones and all, than one after the other, if most are taken.
+# Experts of fewer slots compute faster together, empty ones and all, than one after the other, if this share is taken.
 MIN_SLOTS = 128
-MOST = 0.7
+MIN_TAKEN = 0.7
 
 
 class ExpertLinear(nn.Module):
@@ -188,7 +188,7 @@ class MoeMlp(nn.Module):
         slots = routing.choice_of_slot
         if len(slots) >= MIN_SLOTS * self.router.num_experts:
             return True
-        return int((slots >= 0).sum()) < MOST * len(slots)
+        return int((slots >= 0).sum()) < MIN_TAKEN * len(slots)
 
 
 class SoftMoeMlp(nn.Module):

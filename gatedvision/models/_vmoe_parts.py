@@ -9,8 +9,9 @@ from timm.layers import Mlp, PatchEmbed, register_notrace_function
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from gatedvision.layers.image_conv import convert_image_convs
-from gatedvision.layers.linear import convert_linears
+from gatedvision.layers.convert_layers import convert_layers
+from gatedvision.layers.image_conv import ImageConv
+from gatedvision.layers.linear import Linear
 from gatedvision.layers.moe import ExpertMlp, MoeMlp, SoftMoeMlp
 from gatedvision.layers.moe_routers import ExpertChoiceRouter, SoftRouter, TopKRouter
 
@@ -63,7 +64,7 @@ class CroppingPatchEmbed(PatchEmbed):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        convert_image_convs(self)
+        convert_layers(self, nn.Conv2d, ImageConv)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images ``[B, 3, H, W]`` of any size to ``[B, rows, columns, C]``."""
@@ -133,7 +134,7 @@ class BlockMaker:
     def __call__(self, depth: int, **kwargs: Any) -> Block:
         """Make the block of a depth, with timm's other arguments."""
         block = self._make_block(depth, **kwargs)
-        convert_linears(block)
+        convert_layers(block, nn.Linear, Linear)
         return block
 
     def _make_block(self, depth: int, mlp_layer: Any, **kwargs: Any) -> Block:

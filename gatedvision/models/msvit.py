@@ -22,9 +22,10 @@ from timm.models.vision_transformer import checkpoint_filter_fn as filter_vit
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from gatedvision.layers.convert_layers import convert_layers
 from gatedvision.layers.gate_losses import GateLoss
-from gatedvision.layers.image_conv import convert_image_convs
-from gatedvision.layers.linear import convert_linears
+from gatedvision.layers.image_conv import ImageConv
+from gatedvision.layers.linear import Linear
 from gatedvision.layers.mixed_scale_attention import MixedScaleAttention, take_over
 from gatedvision.layers.mixed_scale_gate import LastChoice, MixedScaleGate, Policy, resize_regions
 from gatedvision.layers.mixed_scale_tokenizer import cells_of, join_tokens, pad_to_regions, shrink
@@ -115,8 +116,8 @@ class MixedScaleTokens(VisionTransformer):
         ).train(vit.training)
         rows, columns = self.gate.grid
         self.gate_loss = None if gate_loss is None else GateLoss(rows * columns, **gate_loss, **dd).train(vit.training)
-        convert_image_convs(self.patch_embed)
-        convert_linears(self.blocks)
+        convert_layers(self.patch_embed, nn.Conv2d, ImageConv)
+        convert_layers(self.blocks, nn.Linear, Linear)
         for block in self.blocks:
             if not isinstance(block.attn, MixedScaleAttention):
                 attention: Any = block.attn

@@ -1,10 +1,12 @@
 """Precisions: which there are, and the scale of losses in float16."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
-from gatedvision.engine.amp import AmpOptimWrapper, autocast, check_amp
+from gatedvision.engine.amp import AmpOptimWrapper, autocast, check_amp, log_grad_norms
 from gatedvision.engine.training_state import to_plain
 
 
@@ -38,3 +40,21 @@ def test_float16_scales_the_loss_and_leaves_out_steps_that_overflow(monkeypatch)
     resumed = wrap()
     resumed.load_state_dict(to_plain(wrapper.state_dict()))
     assert resumed.scaler.get_scale() == scale / 2
+
+
+def test_no_norm_is_lost_or_told_twice_on_a_gpu(monkeypatch):
+    """A norm comes a step late there, but before a checkpoint."""
+    monkeypatch.setattr("gatedvision.engine.amp.LateNumber", lambda norm: SimpleNamespace(read=lambda: norm.value))
+    wrapper = AmpOptimWrapper(optimizer=torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1))
+    history = []
+    hub = SimpleNamespace(update_scalar=lambda name, value: history.append((name, value)))
+    runner = SimpleNamespace(optim_wrapper=wrapper, message_hub=hub)
+    lengths = []
+    for step in range(1, 6):
+        wrapper._grad_norm = SimpleNamespace(is_cuda=True, value=step)
+        log_grad_norms(runner)
+        if step in (2, 5):
+            lengths.append(len(history))
+            log_grad_norms(runner, last=True)
+            log_grad_norms(runner, last=True)
+    assert history == [("train/grad_norm", step) for step in range(1, 6)] and lengths == [1, 4]

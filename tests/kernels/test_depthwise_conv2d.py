@@ -143,7 +143,7 @@ def test_maps_of_many_sizes_share_their_kernels():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="compiles for a GPU")
 def test_other_sizes_compile_nothing():
     def kernels():
-        return sum(len(cache[0]) for cache in (*_convolve_kernel.device_caches.values(),))
+        return sum(len(cache[0]) for cache in _convolve_kernel.device_caches.values())
 
     def run(*shape):
         x = torch.randn(*shape, 48, device="cuda", dtype=torch.bfloat16, requires_grad=True)

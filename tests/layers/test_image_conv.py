@@ -1,14 +1,15 @@
 """Convolutions of images as products: what they compute, and who keeps the convolution."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from timm.models import get_notrace_modules
-from torch import Tensor, nn
+from torch import nn
 
 from gatedvision.layers import image_conv
-from gatedvision.layers.image_conv import ImageConv, convert_image_convs, takes_product
+from gatedvision.layers.image_conv import ImageConv, takes_product
 
 
 @pytest.fixture
@@ -50,16 +51,6 @@ def test_rounds_as_autocast_does() -> None:
     torch.testing.assert_close(y.float(), layer(x), rtol=0.02, atol=0.02)
 
 
-class OnGPU(nn.Module):
-    """Tells of a tensor what would be so on a GPU."""
-
-    is_cuda, ndim, is_meta, device = True, 4, False, torch.device("cpu")
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dtype = dtype
-
-
 @pytest.mark.parametrize(
     ("conv", "dtype", "expected"),
     [
@@ -76,7 +67,8 @@ class OnGPU(nn.Module):
     ids=str,
 )
 def test_who_takes_the_product(conv: nn.Conv2d, dtype: torch.dtype, expected: bool) -> None:
-    x: Any = OnGPU(dtype)
+    # What the layer asks a tensor on a GPU for.
+    x: Any = SimpleNamespace(is_cuda=True, ndim=4, is_meta=False, device=torch.device("cpu"), dtype=dtype)
     assert takes_product(conv, x) == expected
     assert not takes_product(conv, torch.zeros(1, 3, 16, 16, dtype=dtype))
 
@@ -88,19 +80,6 @@ def test_programs_keep_the_convolution() -> None:
     torch.testing.assert_close(torch.jit.script(layer)(x), expected)
     assert ImageConv in get_notrace_modules()  # timm's feature extractors keep it whole
     assert "conv2d" in str(torch.export.export(layer, (x,)).graph)
-
-
-def test_converted_layers_keep_all_but_their_class() -> None:
-    class Special(nn.Conv2d):
-        pass
-
-    network = nn.Sequential(nn.Conv2d(3, 4, 4, 4), Special(4, 5, 1))
-    x = torch.randn(2, 3, 8, 8)
-    expected: Tensor = network(x)
-    names = list(network.state_dict())
-    convert_image_convs(network)
-    assert [type(layer) for layer in network] == [ImageConv, Special]
-    assert torch.equal(network(x), expected) and list(network.state_dict()) == names
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="products are for GPUs")
