@@ -14,12 +14,10 @@ from torch import Tensor, nn
 
 from gatedvision.layers._autocast import without_autocast
 from gatedvision.layers._exporting import is_exporting
-from gatedvision.layers.circular_convolution import circular_convolution
 from gatedvision.layers.depthwise_conv import DepthwiseConv
 from gatedvision.layers.layer_norm import LayerNorm
-
-# Pixels of a map up to which a GPU multiplies by matrices of all of them: 16 x 16, all that images of 224 pixels have.
-SMALL_MAP = 256
+from gatedvision_kernels import filter_spectrum as filter_by_operator
+from gatedvision_kernels import filter_spectrum_reference
 
 
 def resize_spectrum(weight: Tensor, height: int, frequencies: int) -> Tensor:
@@ -56,31 +54,27 @@ def filter_spectrum(x: Tensor, weight: Tensor, form: str = "auto") -> Tensor:
         x: maps ``[B, H, W, C]``.
         weight: filters ``[C, h, f, 2]``, real and imaginary parts last, resized to ``[C, H, F, 2]``.
         form: ``"fft"``; ``"matrix"``, the same with Fourier transforms as matrix products, which needs no
-            complex numbers; ``"circular"``, the convolution with the filters' inverse transforms, as matrix products
-            too; ``"auto"`` takes ``"matrix"`` for what ``torch.export`` records and for ONNX, and on a GPU
-            ``"circular"`` for maps of up to 256 pixels.
+            complex numbers; ``"auto"`` takes ``"matrix"`` for what ``torch.export`` records and for ONNX, and
+            otherwise the operator, whose kernels serve maps of 16 bits and up to 256 pixels on a GPU, and which is
+            ``"fft"`` for all others.
 
     Returns:
-        ``[B, H, W, C]`` in float32 or wider; by ``"circular"`` rounded to the dtype of ``x``.
+        ``[B, H, W, C]`` in the dtype of ``x``, computed in float32 or wider; the kernels sum in float32 and round
+        what they multiply to the dtype of ``x``.
 
     Raises:
         ValueError: for an unknown form.
     """
-    if form not in ("auto", "fft", "matrix", "circular"):
-        raise ValueError(f"form must be 'auto', 'fft', 'matrix' or 'circular', got {form!r}")
-    if form == "auto":
-        exporting = is_exporting() or torch.onnx.is_in_onnx_export()
-        is_small = x.is_cuda and x.shape[1] * x.shape[2] <= SMALL_MAP
-        form = "matrix" if exporting else "circular" if is_small else "fft"
-    if form == "fft":
-        return _filter_by_fft(x, weight)
-    if form == "circular":
-        weight = resize_spectrum(weight, x.shape[1], x.shape[2] // 2 + 1).contiguous()
-        kernel = torch.fft.irfft2(torch.view_as_complex(weight), s=[x.shape[1], x.shape[2]])
-        return circular_convolution(x, kernel)
+    if form not in ("auto", "fft", "matrix"):
+        raise ValueError(f"form must be 'auto', 'fft' or 'matrix', got {form!r}")
+    weight = resize_spectrum(weight, x.shape[1], x.shape[2] // 2 + 1)
+    if form == "auto" and (is_exporting() or torch.onnx.is_in_onnx_export()):
+        form = "matrix"
+    if form != "matrix":
+        return filter_by_operator(x, weight, backend="auto" if form == "auto" else "reference")
     # Products of matrices are what autocast rounds to sixteen bits.
     with without_autocast(x):
-        return _filter_by_matrices(x, weight)
+        return _filter_by_matrices(x, weight).to(x.dtype)
 
 
 # torch.fx keeps functions whole only if their names begin with a letter.
@@ -88,28 +82,15 @@ def filter_spectrum(x: Tensor, weight: Tensor, form: str = "auto") -> Tensor:
 def apply_filter_spectrum(x: Tensor, weight: Tensor) -> Tensor:
     """Call the operator: a leaf for torch.fx, plain torch in TorchScript."""
     if torch.jit.is_scripting():
-        return _filter_by_fft(x, weight)
+        return filter_spectrum_reference(x, resize_spectrum(weight, x.shape[1], x.shape[2] // 2 + 1))
     else:
         return filter_spectrum(x, weight)
 
 
-def _fit(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the map in float32 or wider and the filters in its type and size."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    return x, resize_spectrum(weight, x.shape[1], x.shape[2] // 2 + 1).to(x.dtype)
-
-
-def _filter_by_fft(x: Tensor, weight: Tensor) -> Tensor:
-    x, weight = _fit(x, weight)
-    # Rows and columns last and contiguous: torch 2.11 compiles other orders wrongly. Of the weights, which may be kept
-    # channels-last, real and imaginary parts have to be neighbours.
-    x = x.permute(0, 3, 1, 2).contiguous()
-    spectrum = torch.fft.rfft2(x, norm="ortho") * torch.view_as_complex(weight.contiguous())
-    return torch.fft.irfft2(spectrum, s=[x.shape[2], x.shape[3]], norm="ortho").permute(0, 2, 3, 1)
-
-
 def _filter_by_matrices(x: Tensor, weight: Tensor) -> Tensor:
-    x, weight = _fit(x, weight)
+    """Filter by weights of the map's size; returns float32 or wider."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    weight = weight.to(x.dtype)
     height, width = x.shape[1], x.shape[2]
     frequencies = width // 2 + 1
     filter_real, filter_imag = weight.permute(3, 1, 2, 0).unsqueeze(3).unbind()  # [H, F, 1, C]
@@ -151,7 +132,9 @@ class GlobalLocalFilter(nn.Module):
     """Filter one half of the channels by a 3x3 convolution, the other by its spectrum (HorNet, arXiv:2207.14284).
 
     The halves are interleaved afterwards, so that every second channel has seen the whole map. Layer norms
-    (eps 1e-6) stand before and after. The spectral half is computed in float32 or wider also in autocast.
+    (eps 1e-6) stand before and after. Autocast leaves the spectral half alone: its maps keep the dtype in which they
+    come, and are transformed in float32 or wider but for small maps of 16 bits on a GPU, whose spectra, and the cosines
+    and sines of the transforms, are rounded to that dtype, with sums in float32.
 
     Args:
         dim: channels, even.

@@ -15,6 +15,7 @@ from gatedvision_kernels.channel_aggregation import (
     channel_aggregation_reference,
 )
 from gatedvision_kernels.depthwise_conv2d import depthwise_conv2d, depthwise_conv2d_reference
+from gatedvision_kernels.filter_spectrum import filter_spectrum, filter_spectrum_reference
 from gatedvision_kernels.gated_activation import gated_activation, gated_activation_reference
 from gatedvision_kernels.gated_norm_mix import gated_norm_mix, gated_norm_mix_reference
 from gatedvision_kernels.gated_product import (
@@ -64,6 +65,8 @@ __all__ = [
     "channel_aggregation_reference",
     "depthwise_conv2d",
     "depthwise_conv2d_reference",
+    "filter_spectrum",
+    "filter_spectrum_reference",
     "gated_activation",
     "gated_activation_reference",
     "gated_norm_mix",

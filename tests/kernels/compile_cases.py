@@ -166,6 +166,24 @@ def depthwise_conv2d_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     yield Case("depthwise_conv2d gradient of the weight", backward, dtype, types, constants)
 
 
+def filter_spectrum_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    if dtype == "fp32":
+        return  # the reference's
+    operator, types = module("filter_spectrum"), {"weight_ptr": "*fp32", "sums_ptr": "*fp32"}
+    # The maps of HorNet, and the least.
+    for height, width, channels in ((14, 14, 240), (7, 7, 496), (1, 1, 3)):
+        for which in ("forward", "backward"):
+            kernel, max_chunk, tile = (
+                getattr(operator, name)
+                for name in (f"_{which}_kernel", f"{which.upper()}_MAX_CHUNK", f"{which.upper()}_TILE")
+            )
+            constants = operator.size_of(height, width, max_chunk) | tile | {"CHANNELS": channels, "WIDEN": False}
+            num_warps, _ = constants.pop("num_warps"), constants.pop("num_stages")
+            yield Case(f"filter_spectrum {which}, {height} x {width}", kernel, dtype, types, constants, num_warps)
+    constants = {"TURN": 6.28, "HEIGHT": 14, "WIDTH": 14, "BLOCK_PIXELS": 256, "BLOCK": operator.TABLE_BLOCK}
+    yield Case("filter_spectrum table", operator._table_kernel, dtype, {}, constants)
+
+
 def column_sum_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     constants = {"WIDTH": 64, "BLOCK_ROWS": 8, "BLOCK_WIDTH": 64}
     yield Case("column sum", module("_column_sum")._column_sum_kernel, dtype, {"sums_ptr": "*fp32"}, constants)
@@ -272,6 +290,7 @@ OPERATORS: tuple[Callable[[str, GPUTarget], Iterator[Case]], ...] = (
     channel_aggregation_cases,
     spatial_decomposition_cases,
     depthwise_conv2d_cases,
+    filter_spectrum_cases,
     column_sum_cases,
     slot_rows_cases,
     top_k_gates_cases,
@@ -313,7 +332,7 @@ def compile_all(target: GPUTarget) -> dict[str, str]:
 def kernels_without_case() -> list[str]:
     """Name the kernels of the package, by their suffix, that no operator above compiles."""
     target = parse_target("cuda:80")
-    compiled = {case.kernel for cases in OPERATORS for case in cases("fp32", target)}
+    compiled = {case.kernel for cases in OPERATORS for dtype in DTYPES for case in cases(dtype, target)}
     modules = [
         import_module(m.name) for m in pkgutil.walk_packages(gatedvision_kernels.__path__, "gatedvision_kernels.")
     ]

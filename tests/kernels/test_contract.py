@@ -22,6 +22,7 @@ from gatedvision_kernels import (
     channel_aggregation,
     channel_aggregation_linear,
     depthwise_conv2d,
+    filter_spectrum,
     gated_activation,
     gated_norm_mix,
     gated_product,
@@ -111,6 +112,15 @@ def choose(logits: Tensor, **options) -> Tensor:
     return gates * (1 + experts)
 
 
+def filter_arguments(x: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Round maps to the sixteen bits that the kernels take."""
+    return {"x": x.half() if x.dtype == torch.float32 else x, "weight": weight}
+
+
+def filter_maps(x: Tensor, weight: Tensor, **options) -> Tensor:
+    return filter_spectrum(**filter_arguments(x, weight), **options).to(x.dtype)
+
+
 SLOTS = {"num_experts": 2, "group_size": 3, "capacity": 2}
 
 
@@ -155,6 +165,13 @@ OPERATORS = {
         recursive_gate, {"x": (5, 3), "gates": (5, 9)}, {"weight": (18,), "bias": (6,)}, tolerance=4e-6
     ),
     "depthwise_conv2d": Operator(depthwise_conv2d, {"x": (3, 4, 13)}, {"weight": (13, 1, 3, 3), "bias": (13,)}),
+    "filter_spectrum": Operator(
+        filter_maps,
+        {"x": (3, 4, 13)},
+        {"weight": (13, 3, 3, 2)},
+        tolerance=4e-3,  # of float16
+        arguments=filter_arguments,
+    ),
     "gated_activation": Operator(gated_activation, {"x": (6, 5, 3)}, {"bias": (6,)}, tolerance=4e-6),
     "rms_norm": Operator(rms_norm, {"x": (5, 13)}, {"weight": (13,)}),
     "add_rms_norm": Operator(add_rms_norm, {"x": (5, 13), "residual": (5, 13)}, {"weight": (13,)}),
