@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gatedvision.layers.image_conv import ImageConv
+
 
 class ConvNorm(nn.Module):
     """A convolution with bias, then a layer norm over channels (eps 1e-5).
@@ -31,7 +33,7 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}
-        self.conv = nn.Conv2d(in_chans, out_chans, kernel_size, stride, padding=1, **dd)
+        self.conv = ImageConv(in_chans, out_chans, kernel_size, stride, padding=1, **dd)
         self.norm = nn.LayerNorm(out_chans, eps=1e-5, **dd)
 
     def output_size(self, size: int) -> int:

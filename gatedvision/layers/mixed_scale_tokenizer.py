@@ -73,7 +73,7 @@ def join_tokens(
         size = [grid[0] * ratio, grid[1] * ratio]
         table = resample_abs_pos_embed(positions[:, split:], size, list(old_grid), num_prefix_tokens=0)
         wide = table.to(torch.promote_types(table.dtype, torch.float32)).transpose(1, 2).unflatten(2, size)
-        between = F.interpolate(wide, size=list(grid), mode="bilinear").flatten(2).transpose(1, 2)
+        between = shrink(wide, ratio).flatten(2).transpose(1, 2)
         coarse, fine = coarse + between.to(table.dtype), fine + table
         if first is not None and split:
             first = first + positions[:, :split]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gatedvision.layers.gelu_mlp import GeluMlp
 from gatedvision.layers.global_filter import resize_spectrum
+from gatedvision.layers.image_conv import ImageConv
 from gatedvision.layers.layer_norm import AddLayerNorm, LayerNorm, Stream, join
 from gatedvision.layers.recursive_gated_conv import PUBLISHED_GATED_CONV_NAMES, RecursiveGatedConv
 from gatedvision.models._pretrained import StateDict, build_backbone, imagenet_cfg, match_model, rename_published
@@ -40,7 +41,7 @@ class Stem(nn.Module):
 
     def __init__(self, in_chans: int, dim: int, patch_size: int = 4, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size, device=device, dtype=dtype)
+        self.conv = ImageConv(in_chans, dim, patch_size, stride=patch_size, device=device, dtype=dtype)
         self.norm = LayerNorm(dim, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:

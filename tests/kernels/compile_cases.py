@@ -171,15 +171,13 @@ def filter_spectrum_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
         return  # the reference's
     operator, types = module("filter_spectrum"), {"weight_ptr": "*fp32", "sums_ptr": "*fp32"}
     # The maps of HorNet, and the least.
+    tile = {name: size for name, size in operator.TILE.items() if name.startswith("BLOCK")}
     for height, width, channels in ((14, 14, 240), (7, 7, 496), (1, 1, 3)):
+        constants = operator.size_of(height, width) | tile | {"CHANNELS": channels, "WIDEN": False}
         for which in ("forward", "backward"):
-            kernel, max_chunk, tile = (
-                getattr(operator, name)
-                for name in (f"_{which}_kernel", f"{which.upper()}_MAX_CHUNK", f"{which.upper()}_TILE")
-            )
-            constants = operator.size_of(height, width, max_chunk) | tile | {"CHANNELS": channels, "WIDEN": False}
-            num_warps, _ = constants.pop("num_warps"), constants.pop("num_stages")
-            yield Case(f"filter_spectrum {which}, {height} x {width}", kernel, dtype, types, constants, num_warps)
+            kernel = getattr(operator, f"_{which}_kernel")
+            label = f"filter_spectrum {which}, {height} x {width}"
+            yield Case(label, kernel, dtype, types, dict(constants), operator.TILE["num_warps"])
     constants = {"TURN": 6.28, "HEIGHT": 14, "WIDTH": 14, "BLOCK_PIXELS": 256, "BLOCK": operator.TABLE_BLOCK}
     yield Case("filter_spectrum table", operator._table_kernel, dtype, {}, constants)
 
