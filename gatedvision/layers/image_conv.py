@@ -1,7 +1,7 @@
 """Strided convolutions of images, which have few channels, as matrix products on a GPU.
 
 cuDNN has no kernels for tensor cores there: cutting 256 images of 224 pixels into patches of 16 and mapping them to 384
-channels in bfloat16 takes it 1.65 ms on an H200 (torch 2.11); by count, copying the patches and a product take 0.1.
+channels in bfloat16 takes it 1.7 ms on an H200 (torch 2.11), and a product 0.18, or 0.10 compiled.
 """
 
 import torch
