@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gatedvision.layers._autocast import without_autocast
 from gatedvision.layers._exporting import is_exporting
@@ -134,7 +135,8 @@ class GlobalLocalFilter(nn.Module):
     The halves are interleaved afterwards, so that every second channel has seen the whole map. Layer norms
     (eps 1e-6) stand before and after. Autocast leaves the spectral half alone: its maps keep the dtype in which they
     come, and are transformed in float32 or wider but for small maps of 16 bits on a GPU, whose spectra, and the cosines
-    and sines of the transforms, are rounded to that dtype, with sums in float32.
+    and sines of the transforms, are rounded to that dtype, with sums in float32. In compiled training everything is
+    computed again in the backward pass, to save memory.
 
     Args:
         dim: channels, even.
@@ -167,6 +169,16 @@ class GlobalLocalFilter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter ``[B, H, W, C]``, channels last, of any size."""
+        if torch.jit.is_scripting():
+            return self._filter(x)
+        else:
+            if torch.compiler.is_compiling() and torch.is_grad_enabled() and not is_exporting():
+                # Two maps less are kept for the backward pass, of the ten or so of a block. Not compiled, the second
+                # run would cost the host as much as the first.
+                return checkpoint(self._filter, x, use_reentrant=False)
+            return self._filter(x)
+
+    def _filter(self, x: Tensor) -> Tensor:
         near, far = self.norm_pre(x).chunk(2, dim=-1)
         near = self.conv_dw(near)
         far = apply_filter_spectrum(far, self.complex_weight).to(near.dtype)
