@@ -79,13 +79,21 @@ def add_model(command: argparse.ArgumentParser) -> None:
         "names",
         nargs="+",
         metavar="MODEL",
-        help="a name of timm's or module:callable, with arguments as in 'vig_s(drop_path_rate=0.1)'",
+        help="a name of timm's or module:callable, with arguments as in 'vig_s(drop_path_rate=0.1)'; '*' and '?' stand "
+        "for anything in the names of this package's",
     )
     command.add_argument(
         "--batch-size", "--batch", dest="batch_sizes", nargs="+", type=int, default=[128], metavar="IMAGES"
     )
     command.add_argument(
-        "--img-size", "--size", dest="img_sizes", nargs="+", type=int, default=[224], metavar="PIXELS", help="of a side"
+        "--img-size",
+        "--size",
+        dest="img_sizes",
+        nargs="+",
+        type=int,
+        default=[None],
+        metavar="PIXELS",
+        help="of a side (default: each model's own)",
     )
     command.add_argument("--mode", choices=["inference", "training", "both"], default="both")
     command.add_argument(

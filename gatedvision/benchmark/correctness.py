@@ -76,12 +76,12 @@ def fill_constants(model: nn.Module) -> None:
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
-def settle_norms(model: nn.Module, images: Tensor) -> None:
+def settle_norms(model: nn.Module, inputs: Sequence[Tensor]) -> None:
     """Let batch norms take the statistics of these images, without which deep models with random weights overflow.
 
     Args:
         model: it is turned to evaluation.
-        images: ``[B, C, H, W]``, B at least 2.
+        inputs: of its forward pass, two images or more.
     """
     model.eval()
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -93,5 +93,5 @@ def settle_norms(model: nn.Module, images: Tensor) -> None:
         norm.momentum = None
         norm.train()
     with torch.no_grad():
-        model(images)
+        model(*inputs)
     model.eval()

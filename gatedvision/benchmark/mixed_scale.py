@@ -171,7 +171,7 @@ def _training_rows(
 ) -> list[dict[str, Any]]:
     def time_of(network: Any) -> Spread:
         torch.compiler.reset()
-        return time_call(training_step(network, images, dtype, compile), images.device, seconds)
+        return time_call(training_step(network, [images], dtype, compile), images.device, seconds)
 
     base = time_of(copy.deepcopy(plain))
     tokens = plain.patch_embed.num_patches

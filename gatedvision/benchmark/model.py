@@ -1,4 +1,4 @@
-"""Images per second of models of images, in inference and in training, timed in turns."""
+"""Images per second of models of images and volumes, in inference and in training, timed in turns."""
 
 import copy
 import gc
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from gatedvision.benchmark.correctness import check_outputs, fill_constants, settle_norms
+from gatedvision.benchmark.inputs import find_sides, make_inputs, name_sides
 from gatedvision.benchmark.model_floor import count_model_work, model_floor
 from gatedvision.benchmark.report import DTYPES, Cell, Report, current_device
 from gatedvision.benchmark.roofline import Work, measure_peaks
-from gatedvision.benchmark.sources import count_macs, create_model
+from gatedvision.benchmark.sources import count_macs, create_model, expand_names
 from gatedvision.benchmark.steps import inference_step, tensors_of, training_step
 from gatedvision.benchmark.timing import Spread, note, time_in_turns
 
@@ -37,7 +38,7 @@ class Condition(NamedTuple):
     Args:
         mode: ``"inference"`` or ``"training"``.
         form: ``"eager"``, or a mode of ``torch.compile``.
-        size: side of an image, pixels.
+        size: side of an image or a volume, pixels; each model's own if ``None``.
         batch: images per step.
         dtype: of inference, or of autocast.
         layout: of weights and images.
@@ -45,14 +46,14 @@ class Condition(NamedTuple):
 
     mode: str
     form: str
-    size: int
+    size: int | None
     batch: int
     dtype: torch.dtype
     layout: torch.memory_format
 
     def describe(self) -> str:
         """Name it in a line."""
-        return f"{self.mode}, {self.form}, {self.size} pixels, batch {self.batch}"
+        return f"{self.mode}, {self.form}, {_name_size(self.size)}, batch {self.batch}"
 
 
 class Run(NamedTuple):
@@ -70,7 +71,7 @@ class Run(NamedTuple):
 def benchmark_models(
     names: Sequence[str],
     batch_sizes: Sequence[int] = (128,),
-    img_sizes: Sequence[int] = (224,),
+    img_sizes: Sequence[int | None] = (None,),
     dtype: str = "bf16",
     mode: str = "both",
     forms: Sequence[str] | None = None,
@@ -98,9 +99,10 @@ def benchmark_models(
     cannot be run has no figures and a line on stderr.
 
     Args:
-        names: what :func:`~gatedvision.benchmark.sources.create_model` takes.
+        names: what :func:`~gatedvision.benchmark.sources.create_model` takes, or patterns with ``*`` and ``?`` for
+            models of this package.
         batch_sizes: images per step.
-        img_sizes: sides of an image, pixels.
+        img_sizes: sides of an image or a volume, pixels; ``None`` for each model's own, which of a volume may differ.
         dtype: ``"bf16"``, ``"fp16"`` or ``"fp32"``.
         mode: ``"inference"``, ``"training"`` or ``"both"``.
         forms: ``"eager"``, or modes of ``torch.compile``, such as ``"default"`` or ``"reduce-overhead"``; ``"eager"``
@@ -115,13 +117,13 @@ def benchmark_models(
     """
     sizes = [*(("batch size", size) for size in batch_sizes), *(("image size", size) for size in img_sizes)]
     for name, size in [*sizes, ("together", together), ("seconds", seconds)]:
-        if size <= 0:
+        if size is not None and size <= 0:
             raise ValueError(f"{name} must be positive, got {size}")
-    names = list(dict.fromkeys([*([] if yardstick is None else [yardstick]), *names]))
+    names = expand_names([*([] if yardstick is None else [yardstick]), *names])
     facts = {(name, size): _describe(name, size) for size in img_sizes for name in names}
     layout = torch.channels_last if channels_last else torch.contiguous_format
     peaks = measure_peaks(current_device(), DTYPES[dtype])
-    works: dict[tuple[str, int, int], list[Work] | None] = {}
+    works: dict[tuple[str, int | None, int], list[Work] | None] = {}
     rows: list[dict[str, Cell]] = []
     # The shapes stay, so the fastest convolutions are worth looking for.
     with (
@@ -147,14 +149,14 @@ def benchmark_models(
     return Report(", ".join(options), rows)
 
 
-def check_model(name: str, model: nn.Module, reference: nn.Module, images: Tensor) -> float:
+def check_model(name: str, model: nn.Module, reference: nn.Module, inputs: Sequence[Tensor]) -> float:
     """Compare the outputs of two modules of the same kind with the same weights, in float32.
 
     Args:
         name: what is compared, for the message.
         model: on its device. Its weights are those of ``reference`` afterwards.
-        reference: on the CPU. Weights that hide others are drawn anew, and batch norms adapted to the images.
-        images: ``[B, C, H, W]``, on the CPU.
+        reference: on the CPU. Weights that hide others are drawn anew, and batch norms adapted to the inputs.
+        inputs: of their forward passes, on the CPU.
 
     Returns:
         The error relative to the size of the output.
@@ -163,15 +165,19 @@ def check_model(name: str, model: nn.Module, reference: nn.Module, images: Tenso
         ValueError: it is above the limit.
     """
     fill_constants(reference)
-    settle_norms(reference, images)
+    settle_norms(reference, inputs)
     model.load_state_dict(reference.state_dict())
     device = next(model.parameters()).device
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        actual, expected = model.eval()(images.to(device)), reference.eval()(images)
+        actual, expected = model.eval()(*(x.to(device) for x in inputs)), reference.eval()(*inputs)
     return check_outputs(name, tensors_of(actual), tensors_of(expected), KERNEL_LIMIT)
 
 
-def _describe(name: str, size: int) -> dict[str, Cell]:
+def _name_size(size: int | None) -> str:
+    return "own size" if size is None else f"{size} pixels"
+
+
+def _describe(name: str, size: int | None) -> dict[str, Cell]:
     """Return the columns that do not depend on how a model is run, once it has been found right.
 
     Raises:
@@ -179,24 +185,27 @@ def _describe(name: str, size: int) -> dict[str, Cell]:
     """
     torch.manual_seed(0)
     model = create_model(name, size)
-    macs, parameters = count_macs(model, size), sum(p.numel() for p in model.parameters())
-    row: dict[str, Cell] = {"parameters (M)": parameters / 1e6, "GMACs per image": macs and macs / 1e9}
+    sides = find_sides(model, size)
+    macs, parameters = count_macs(model, make_inputs(model, 1, sides)), sum(p.numel() for p in model.parameters())
+    row: dict[str, Cell] = {"size": name_sides(sides), "parameters (M)": parameters / 1e6}
+    row["GMACs per image"] = macs and macs / 1e9
     error = None
     if current_device().type == "cuda" and type(model).__module__.startswith("gatedvision."):
         twin = copy.deepcopy(model).to(current_device())
         try:
-            error = check_model(f"{name} at {size} pixels", twin, model, torch.randn(CHECKED_IMAGES, 3, size, size))
+            error = check_model(f"{name}, {_name_size(size)}", twin, model, make_inputs(model, CHECKED_IMAGES, sides))
         except RuntimeError as obstacle:
             message = " ".join(str(obstacle).split())
-            raise ValueError(f"cannot run {name!r} on images of {size} pixels: {message}") from obstacle
+            raise ValueError(f"cannot run {name!r}, {_name_size(size)}: {message}") from obstacle
     return {**row, "output error": error}
 
 
 def _try_to_count(name: str, condition: Condition) -> list[Work] | None:
     """Count the work of a forward pass; ``None`` for a model that cannot run without data."""
-    shape = (condition.batch, 3, condition.size, condition.size)
     try:
-        return count_model_work(create_model(name, condition.size), shape, condition.dtype)
+        model = create_model(name, condition.size)
+        inputs = make_inputs(model, condition.batch, find_sides(model, condition.size), "meta")
+        return count_model_work(model, inputs, condition.dtype)
     except Exception as error:  # whatever a model does with numbers that are not there
         note(f"floor of {name}", error)
         return None
@@ -239,7 +248,7 @@ def _row(
     name: str, condition: Condition, time: Spread | None, standard: Spread | None, run: Run | None
 ) -> dict[str, Cell]:
     row: dict[str, Cell] = {"model": name, "mode": condition.mode, "form": condition.form}
-    row |= {"size": condition.size, "batch": condition.batch}
+    row |= {"size": None, "batch": condition.batch}
     row[RATE] = time and time.rate(condition.batch)
     row[RATIO] = standard.median / time.median if standard and time else None
     row[MEMORY] = run and run.memory
@@ -265,13 +274,17 @@ def _prepare(name: str, condition: Condition) -> Run:
     held = torch.cuda.memory_allocated() if on_gpu else 0
     mode, form, size, batch, dtype, layout = condition
     torch.manual_seed(0)
-    model = create_model(name, size).to(device=device, memory_format=layout)  # pyright: ignore[reportCallIssue]
-    images = torch.randn(batch, 3, size, size, device=device).to(memory_format=layout)
+    model: Any = create_model(name, size)
+    sides = find_sides(model, size)
+    if layout == torch.channels_last and len(sides) == 3:
+        layout = torch.channels_last_3d
+    model = model.to(device=device, memory_format=layout)
+    inputs = [x.to(memory_format=layout) for x in make_inputs(model, batch, sides, device)]
     prepare = inference_step if mode == "inference" else training_step
-    step = prepare(model, images, dtype, None if form == EAGER else form)
+    step = prepare(model, inputs, dtype, None if form == EAGER else form)
     step()
     if mode == "inference" and form != EAGER:
-        expected = [x.clone() for x in tensors_of(prepare(model, images, dtype)())]
+        expected = [x.clone() for x in tensors_of(prepare(model, inputs, dtype)())]
         check_outputs(f"{name}, compiled", tensors_of(step()), expected, COMPILED_LIMITS[dtype])
     if not on_gpu:
         return Run(step, None)

@@ -16,7 +16,7 @@ from gatedvision.benchmark.roofline import Peaks, Work, find_floor
 PASSES = {"inference": 1, "training": 3}
 
 
-def count_model_work(model: nn.Module, shape: Sequence[int], dtype: torch.dtype) -> list[Work]:
+def count_model_work(model: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype) -> list[Work]:
     """Count each product and convolution of a forward pass, without computing them.
 
     Where a weight takes part, its map is read, its result written and the weight read, once and in ``dtype``; products
@@ -25,14 +25,14 @@ def count_model_work(model: nn.Module, shape: Sequence[int], dtype: torch.dtype)
 
     Args:
         model: on any device; it stays as it is.
-        shape: of the batch, ``[B, C, H, W]``.
+        inputs: of its forward pass; only their shapes matter.
         dtype: of maps and weights.
     """
     shadow = copy.deepcopy(model).to(device="meta", dtype=dtype).eval().requires_grad_(False)
     counter = _Counter(shadow)
     # Inference mode would hand over linear layers and convolutions before they are taken apart.
     with torch.no_grad(), counter:
-        shadow(torch.empty(tuple(shape), device="meta", dtype=dtype))
+        shadow(*(x.to("meta", dtype) for x in inputs))
     return counter.found
 
 

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from gatedvision.benchmark.correctness import check_outputs, fill_constants, settle_norms
+from gatedvision.benchmark.inputs import find_sides, make_inputs
 from gatedvision.benchmark.mixed_scale import set_coarse_share
 from gatedvision.benchmark.plain import plain_forms
 from gatedvision.benchmark.report import Cell, Report
 from gatedvision.benchmark.sources import create_model
 from gatedvision.benchmark.steps import tensors_of
 from gatedvision.benchmark.timing import time_in_turns
-from gatedvision.models import DeepFillV2, MixedScaleTokens, VMoE
+from gatedvision.models import MixedScaleTokens, VMoE
 
 # The smallest of each family.
 SMALLEST = (
@@ -32,8 +33,6 @@ SMALLEST = (
 OURS = "ours"
 LIMIT = 1e-4
 CHECKED_IMAGES = 2
-# Of a volume whose first two sides are those of the model's images.
-THIRD_SIDE = 96
 # Numbers of glibc's settings, and bytes: free at the heap's end before some are returned to the system, taken at once,
 # and of a block that is mapped for itself.
 MALLOC_SETTINGS = {-1: 1 << 30, -2: 1 << 26, -3: 1 << 25}
@@ -66,11 +65,11 @@ def benchmark_plain(
         if size <= 0:
             raise ValueError(f"{name} must be positive, got {size}")
     kept = keep_freed_memory()
-    models = {name: create_model(name, img_size or 224) for name in names}
+    models = {name: create_model(name, img_size) for name in names}
     forms = {name: plain_forms(model) for name, model in models.items()}
     rows: list[dict[str, Cell]] = []
     for name, model in models.items():
-        sides = _sides(model, img_size)
+        sides = find_sides(model, img_size)
         torch.manual_seed(0)
         settle(model, make_inputs(model, CHECKED_IMAGES, sides))
         for batch in batch_sizes:
@@ -95,17 +94,6 @@ def keep_freed_memory() -> bool:
     return set_option is not None and all(set_option(number, value) for number, value in MALLOC_SETTINGS.items())
 
 
-def make_inputs(model: nn.Module, batch: int, sides: Sequence[int]) -> list[Tensor]:
-    """Return random images ``[B, C, *sides]``, and for a generator a mask with a square hole."""
-    in_chans: Any = getattr(model, "in_chans", 3)
-    inputs = [torch.randn(batch, in_chans, *sides)]
-    if isinstance(model, DeepFillV2):
-        mask = torch.zeros(batch, 1, *sides)
-        mask[:, :, sides[0] // 4 : -(sides[0] // 4), sides[1] // 4 : -(sides[1] // 4)] = 1
-        inputs.append(mask)
-    return inputs
-
-
 def settle(model: nn.Module, inputs: Sequence[Tensor]) -> None:
     """Turn a model with random weights to evaluation, in which it does what a trained one does: no part is without say.
 
@@ -119,7 +107,7 @@ def settle(model: nn.Module, inputs: Sequence[Tensor]) -> None:
                 linear.identical = False
                 linear.reset_parameters()
     fill_constants(model)
-    settle_norms(model, inputs[0])
+    settle_norms(model, inputs)
     if isinstance(model, MixedScaleTokens):
         set_coarse_share(model, inputs[0], COARSE_SHARE, torch.float32)
 
@@ -141,14 +129,6 @@ def check_form(name: str, run: Callable[..., Any], model: nn.Module, inputs: Seq
         ValueError: it is above the limit.
     """
     return check_outputs(name, tensors_of(run(*inputs)), tensors_of(model(*inputs)), LIMIT)
-
-
-def _sides(model: nn.Module, img_size: int | None) -> list[int]:
-    axes: Any = getattr(model, "spatial_dims", 2)
-    if img_size is not None:
-        return [img_size] * axes
-    config: Any = getattr(model, "pretrained_cfg", {})
-    return [*config.get("input_size", (3, 224, 224))[1:], THIRD_SIDE][:axes]
 
 
 def _time_forms(

@@ -20,7 +20,9 @@ def draw_models(report: Report, path: Path) -> None:
         report: of :func:`~gatedvision.benchmark.benchmark_models`.
         path: the picture.
     """
-    rates = [{**row, RATE: row[RATE] and row[RATE].median} for row in report.rows]
+    # Volumes and images that are not square have no side to stand at.
+    rows = [row for row in report.rows if isinstance(row["size"], int)]
+    rates: list[dict[str, Any]] = [{**row, RATE: row[RATE] and row[RATE].median} for row in rows]
     labels = {RATE: "images per second", MEMORY: "peak memory (GiB)"}
     labels = {name: label for name, label in labels.items() if any(row[name] is not None for row in rates)}
     modes = list(dict.fromkeys(row["mode"] for row in rates))

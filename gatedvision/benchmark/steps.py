@@ -1,6 +1,6 @@
 """A step of inference or of training of any model of images, as a call without arguments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,40 +10,41 @@ from torch.utils._pytree import tree_leaves
 
 
 def inference_step(
-    model: nn.Module, images: Tensor, dtype: torch.dtype, compile: str | None = None
+    model: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype, compile: str | None = None
 ) -> Callable[[], Any]:
     """Return a forward pass in ``dtype`` throughout; the model is turned to evaluation and that dtype.
 
     Args:
-        model: on the device of the images.
-        images: ``[B, C, H, W]``.
-        dtype: of weights and images.
+        model: on the device of the inputs.
+        inputs: of its forward pass, images ``[B, C, H, W]`` or volumes first.
+        dtype: of weights and inputs.
         compile: mode of ``torch.compile``; ``None`` does not compile.
     """
-    run, images = compiled(model.eval().to(dtype), compile), images.to(dtype)
-    return torch.inference_mode()(lambda: run(images))
+    run, inputs = compiled(model.eval().to(dtype), compile), [x.to(dtype) for x in inputs]
+    return torch.inference_mode()(lambda: run(*inputs))
 
 
 def training_step(
-    model: nn.Module, images: Tensor, dtype: torch.dtype, compile: str | None = None
+    model: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype, compile: str | None = None
 ) -> Callable[[], None]:
     """Return a forward pass, a backward pass and AdamW on float32 weights, under autocast to ``dtype``.
 
     The loss is the cross entropy with random labels where the output is one tensor of scores, ``[B, K]`` or
-    ``[B, K, H, W]``, and the mean square of all its tensors otherwise.
+    ``[B, K, H, W]``, or of a volume, and the mean square of all its tensors otherwise.
 
     Args:
-        model: in float32, on the device of the images; it is turned to training.
-        images: ``[B, C, H, W]``.
+        model: in float32, on the device of the inputs; it is turned to training.
+        inputs: of its forward pass, images ``[B, C, H, W]`` or volumes first.
         dtype: of autocast; float32 does without, float16 has its gradients scaled.
         compile: mode of ``torch.compile``; ``None`` does not compile.
     """
+    images = inputs[0]
     device = images.device.type
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-4, fused=device == "cuda")
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
     autocast = autocast_to(dtype, images.device)
     with torch.no_grad(), autocast:
-        output = model(images[:2])
+        output = model(*(x[:2] for x in inputs))
     labels = None
     if isinstance(output, Tensor):
         labels = torch.randint(output.shape[1], (len(images), *output.shape[2:]), device=device)
@@ -51,7 +52,7 @@ def training_step(
 
     def step() -> None:
         with autocast:
-            loss = _loss(run(images), labels)
+            loss = _loss(run(*inputs), labels)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()

@@ -101,7 +101,7 @@ def sweep_capacity(
         row |= {"capacity": float(dials.capacity), **found}
         dials.turn(backbone)
         dials.turn(shadow)
-        gmacs = count_batch_macs(shadow, images.shape) / 1e9 / len(images)
+        gmacs = count_batch_macs(shadow, [images]) / 1e9 / len(images)
         rows.append({**row, **_measure(trained, images, amp, seconds), "GMACs per image": gmacs})
     where = f"{trained.checkpoint}, {size} images, timed in batches of {len(images)}"
     return Report(f"{where}, {amp or 'fp32'}", rows)

@@ -117,5 +117,5 @@ def _evaluate(trained: TrainedModel, series: str) -> CostPoint:
     gmacs = metrics.get("GMACs")
     if gmacs is None:
         assert sides is not None
-        gmacs = count_batch_macs(task.backbone, (1, *sides)) / 1e9
+        gmacs = count_batch_macs(task.backbone, [torch.empty(1, *sides)]) / 1e9
     return CostPoint(series, quality, gmacs, metrics.get("fine_share"), str(trained.checkpoint))

@@ -31,7 +31,7 @@ def test_what_starts_constant_near_zero_is_drawn():
 def test_batch_norms_take_the_statistics_of_the_images():
     images = 5 + 3 * torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout())
-    settle_norms(model, images)
+    settle_norms(model, [images])
     assert not any(module.training for module in model.modules())
     y = model(images)
     torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)

@@ -97,6 +97,23 @@ def test_memory_that_runs_out_while_timing(monkeypatch, capsys):
     assert "n/a: test_resnet, inference, eager, 32 pixels, batch 2: out of memory" in capsys.readouterr().err
 
 
+# Volumes, and a generator that takes a hole, too.
+@pytest.mark.parametrize(
+    ("name", "given", "size"),
+    [
+        ("attention_unet_3d(dims=[4, 8, 16])", 16, "16 x 16 x 16"),
+        ("deepfillv2(dim=8)", 32, 32),
+        ("sononet_ag(feature_scale=16)", None, "208 x 272"),
+        ("test_resnet", None, 160),
+    ],
+)
+def test_sizes(name, given, size):
+    options = dict(SMALL, img_sizes=[given], batch_sizes=[2], dtype="fp32", channels_last=True)
+    rows = benchmark_models([name], **options).rows
+    assert [(row["mode"], row["size"]) for row in rows] == [("inference", size), ("training", size)]
+    assert all(row["images/s (20–80 %)"].median > 0 and row["floor ms"] > 0 and row["GMACs per image"] for row in rows)
+
+
 def test_models_of_other_packages():
     name = "segmentation_models_pytorch:Unet(encoder_name='resnet18', encoder_weights=None)"
     [row] = benchmark_models([name], **SMALL, dtype="fp32", mode="inference").rows
@@ -106,7 +123,7 @@ def test_models_of_other_packages():
 @pytest.mark.parametrize(("name", "part"), [(TINY, "stages.0.mixer"), (TINY_HORNET, "stages.0.blocks.0.mixer")])
 def test_a_model_with_a_fault_is_refused(name, part):
     reference, model = (benchmark.create_model(name, 32) for _ in range(2))
-    images = torch.randn(2, 3, 32, 32)
+    images = [torch.randn(2, 3, 32, 32)]
     assert check_model(name, model, reference, images) < 1e-5
     # HorNet's blocks hide behind layer scales of 1e-6 as they are drawn.
     model.get_submodule(part).register_forward_hook(lambda module, inputs, output: 1.5 * output)
@@ -137,10 +154,10 @@ def test_sizes_must_be_positive(option, name):
 def test_memory_that_runs_out(monkeypatch, capsys):
     prepare = benchmark.inference_step
 
-    def fail(model, images, dtype, compile):
-        if len(images) == 3:
+    def fail(model, inputs, dtype, compile):
+        if len(inputs[0]) == 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return prepare(model, images, dtype, compile)
+        return prepare(model, inputs, dtype, compile)
 
     monkeypatch.setattr(benchmark, "inference_step", fail)
     options = dict(SMALL, mode="inference", dtype="fp32")

@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 
+from gatedvision.benchmark.inputs import make_inputs
 from gatedvision.benchmark.plain import plain_forms
 from gatedvision.benchmark.plain.vig import attend_in_chunks, attend_to_all_pairs, attend_token_by_token
 from gatedvision.benchmark.plain_models import (
@@ -12,7 +13,6 @@ from gatedvision.benchmark.plain_models import (
     benchmark_plain,
     check_form,
     keep_freed_memory,
-    make_inputs,
     settle,
 )
 from gatedvision.benchmark.sources import create_model

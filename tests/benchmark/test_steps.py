@@ -27,7 +27,7 @@ def test_a_training_step_moves_the_weights_and_lowers_the_loss(form, dtype):
     torch.manual_seed(0)
     model = Scores(form)
     before = model.conv.weight.detach().clone()
-    step = training_step(model, IMAGES, dtype)
+    step = training_step(model, [IMAGES], dtype)
     for _ in range(3):
         step()
     assert model.training and model.conv.weight.dtype == torch.float32
@@ -38,7 +38,7 @@ def test_a_training_step_moves_the_weights_and_lowers_the_loss(form, dtype):
 
 def test_inference_is_in_the_dtype_and_without_gradient():
     model = Scores("nested")
-    output = inference_step(model, IMAGES, torch.bfloat16)()
+    output = inference_step(model, [IMAGES], torch.bfloat16)()
     scores, mean = tensors_of(output)
     assert scores.dtype == torch.bfloat16 and scores.is_inference() and not model.training
     assert scores.shape == (3, 5, 8, 8) and mean.ndim == 0
