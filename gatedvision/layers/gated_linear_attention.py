@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from gatedvision.layers.depthwise_conv import LoneDepthwiseConv
 from gatedvision.layers.linear import Linear
 from gatedvision_kernels import (
     bidirectional_gla,
@@ -112,7 +113,7 @@ class GatedLinearAttention(nn.Module):
         self.eps = 1e-6
         self.activation = "silu" if silu else "identity"
 
-        self.conv_dw = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False, **dd)
+        self.conv_dw = LoneDepthwiseConv(dim, 3, bias=False, **dd)
         self.act = nn.SiLU() if silu else nn.Identity()
         self.proj_qkv = Linear(dim, 2 * dim, bias=False, **dd)
         self.proj_decay = nn.Sequential(Linear(dim, 16, bias=False, **dd), Linear(16, dim, **dd))
@@ -134,8 +135,7 @@ class GatedLinearAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix ``[B, H, W, D]``, channels last."""
         height, width = x.shape[1], x.shape[2]
-        # The permuted views keep channels last in memory, so nothing is copied around the convolution.
-        local = self.act(self.conv_dw(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1).flatten(1, 2)
+        local = self.act(self.conv_dw(x)).flatten(1, 2)
 
         keys, values = [self.num_heads, self.key_dim], [self.num_heads, self.value_dim]
         half = self.num_heads * self.key_dim

@@ -1,10 +1,13 @@
 """Depthwise convolution of channels-last maps."""
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from gatedvision.layers import DepthwiseConv
+from gatedvision.layers import DepthwiseConv, depthwise_conv
+from gatedvision.layers.depthwise_conv import LoneDepthwiseConv
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -67,3 +70,30 @@ def test_channels_stay_last_in_memory() -> None:
 def test_even_kernels_are_refused() -> None:
     with pytest.raises(ValueError, match="kernel_size must be odd.*got 4"):
         DepthwiseConv(8, 4)
+
+
+def test_alone_it_is_the_operator_only_where_it_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    module, x = LoneDepthwiseConv(6, 3, dilation=2), torch.randn(2, 7, 4, 6)
+    operator, dilations = depthwise_conv.convolve_depthwise, []
+
+    def note(*arguments: Any) -> Tensor:
+        dilations.append(arguments[3])
+        return operator(*arguments)
+
+    monkeypatch.setattr(depthwise_conv, "convolve_depthwise", note)
+    expected = operator(x, module.weight, module.bias, 2)
+    torch.testing.assert_close(module(x), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module(x).dtype == torch.bfloat16
+    assert not dilations
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(module(x), expected)
+    assert dilations == [2]
+
+
+def test_alone_it_is_recorded() -> None:
+    module, x = LoneDepthwiseConv(6, 3), torch.randn(2, 7, 4, 6)
+    torch.testing.assert_close(torch.jit.script(module)(x), module(x))
+    torch.testing.assert_close(torch.fx.symbolic_trace(module)(x), module(x))
+    torch.testing.assert_close(torch.export.export(module, (x,)).module()(x), module(x))

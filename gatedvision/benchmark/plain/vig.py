@@ -143,7 +143,8 @@ def _conv_norm(layer: ConvNorm, x: Tensor) -> Tensor:
 
 def _mix(mixer: GatedLinearAttention, attention: Attention, x: Tensor) -> Tensor:
     height, width, heads = x.shape[1], x.shape[2], mixer.num_heads
-    x = mixer.conv_dw(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2)
+    weight = mixer.conv_dw.weight
+    x = F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1, groups=len(weight)).permute(0, 2, 3, 1).flatten(1, 2)
     silu = mixer.activation == "silu"
     local = F.silu(x) if silu else x
     query, key, value = (
