@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
-from gatedvision.layers.depthwise_conv import LoneDepthwiseConv
+from gatedvision.layers.depthwise_conv import DepthwiseConv
 from gatedvision.layers.linear import Linear
 from gatedvision_kernels import (
     bidirectional_gla,
@@ -113,7 +113,7 @@ class GatedLinearAttention(nn.Module):
         self.eps = 1e-6
         self.activation = "silu" if silu else "identity"
 
-        self.conv_dw = LoneDepthwiseConv(dim, 3, bias=False, **dd)
+        self.conv_dw = DepthwiseConv(dim, 3, bias=False, eager_kernel=False, **dd)
         self.act = nn.SiLU() if silu else nn.Identity()
         self.proj_qkv = Linear(dim, 2 * dim, bias=False, **dd)
         self.proj_decay = nn.Sequential(Linear(dim, 16, bias=False, **dd), Linear(16, dim, **dd))

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from gatedvision.layers import DepthwiseConv, depthwise_conv
-from gatedvision.layers.depthwise_conv import LoneDepthwiseConv
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -72,9 +71,9 @@ def test_even_kernels_are_refused() -> None:
         DepthwiseConv(8, 4)
 
 
-def test_alone_it_is_the_operator_only_where_it_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_only_where_it_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    module, x = LoneDepthwiseConv(6, 3, dilation=2), torch.randn(2, 7, 4, 6)
+    module, x = DepthwiseConv(6, 3, dilation=2, eager_kernel=False), torch.randn(2, 7, 4, 6)
     operator, dilations = depthwise_conv.convolve_depthwise, []
 
     def note(*arguments: Any) -> Tensor:
@@ -92,8 +91,8 @@ def test_alone_it_is_the_operator_only_where_it_is_compiled(monkeypatch: pytest.
     assert dilations == [2]
 
 
-def test_alone_it_is_recorded() -> None:
-    module, x = LoneDepthwiseConv(6, 3), torch.randn(2, 7, 4, 6)
+def test_without_the_kernel_it_is_recorded() -> None:
+    module, x = DepthwiseConv(6, 3, eager_kernel=False), torch.randn(2, 7, 4, 6)
     torch.testing.assert_close(torch.jit.script(module)(x), module(x))
     torch.testing.assert_close(torch.fx.symbolic_trace(module)(x), module(x))
     torch.testing.assert_close(torch.export.export(module, (x,)).module()(x), module(x))
