@@ -34,7 +34,7 @@ def name_sides(sides: Sequence[int]) -> int | str:
 
 
 def make_inputs(model: nn.Module, batch: int, sides: Sequence[int], device: str | torch.device = "cpu") -> list[Tensor]:
-    """Return random images ``[B, C, *sides]``, and for a generator a mask with a square hole."""
+    """Return random images ``[B, C, *sides]``, and for a generator a mask with a hole in the middle."""
     in_chans: Any = getattr(model, "in_chans", 3)
     inputs = [torch.randn(batch, in_chans, *sides, device=device)]
     if isinstance(model, DeepFillV2):

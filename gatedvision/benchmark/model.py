@@ -248,7 +248,8 @@ def _row(
     name: str, condition: Condition, time: Spread | None, standard: Spread | None, run: Run | None
 ) -> dict[str, Cell]:
     row: dict[str, Cell] = {"model": name, "mode": condition.mode, "form": condition.form}
-    row |= {"size": None, "batch": condition.batch}
+    # The model's own size is still to come; this is its place among the columns.
+    row |= {"size": condition.size, "batch": condition.batch}
     row[RATE] = time and time.rate(condition.batch)
     row[RATIO] = standard.median / time.median if standard and time else None
     row[MEMORY] = run and run.memory

@@ -169,14 +169,12 @@ class GlobalLocalFilter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter ``[B, H, W, C]``, channels last, of any size."""
-        if torch.jit.is_scripting():
-            return self._filter(x)
-        else:
+        if not torch.jit.is_scripting():
             if torch.compiler.is_compiling() and torch.is_grad_enabled() and not is_exporting():
-                # Two maps less are kept for the backward pass, of the ten or so of a block. Not compiled, the second
-                # run would cost the host as much as the first.
+                # Two maps less are kept for the backward pass. Not compiled, the second run would cost the host as much
+                # as the first.
                 return checkpoint(self._filter, x, use_reentrant=False)
-            return self._filter(x)
+        return self._filter(x)
 
     def _filter(self, x: Tensor) -> Tensor:
         near, far = self.norm_pre(x).chunk(2, dim=-1)
