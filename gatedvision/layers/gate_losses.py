@@ -13,6 +13,8 @@ from gatedvision.layers.batch_shaping import GeneralizedBatchShaping, batch_shap
 from gatedvision.layers.shaping_priors import BetaPrior, RelaxedBernoulliPrior
 
 KINDS = ("generalized", "batch_shaping", "mean_rate")
+# Priors take values outside of [0.001, 0.999] for these, without gradient: a gate that has gone there would stay.
+MARGIN = 2e-3
 
 
 class GateLoss(nn.Module):
@@ -94,10 +96,11 @@ class GateLoss(nn.Module):
             )
         # In the precision of the loss: half the numbers between 0 and 1 are too few to be put in order.
         coarse = gather_batch(coarse.to(torch.promote_types(coarse.dtype, torch.float32)))
+        inside = MARGIN + (1 - 2 * MARGIN) * coarse
         if self.shaping is not None:
-            terms = {f"gate_{name}": term for name, term in self.shaping(coarse).items()}
+            terms = {f"gate_{name}": term for name, term in self.shaping(inside).items()}
         elif self.kind == "batch_shaping":
-            terms = {"gate_total": batch_shaping_loss(coarse, self.prior, dim=1)}
+            terms = {"gate_total": batch_shaping_loss(inside, self.prior, dim=1)}
         else:
             terms = {"gate_total": (1 - coarse.mean() - self.target).square()}
         return {"auxiliary": self.weight * terms.pop("gate_total"), **terms}

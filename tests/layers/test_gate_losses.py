@@ -32,6 +32,21 @@ def test_gates_that_only_obey_it_come_to_the_target(kind, target):
         assert float((share - target).abs().max()) < 0.1, "every region follows the same prior"
 
 
+@pytest.mark.parametrize("kind", ["generalized", "batch_shaping"])
+@pytest.mark.parametrize("start", [12.0, -12.0])
+def test_gates_come_back_from_where_they_are_sure(kind, start):
+    """All regions coarse or fine beyond doubt: priors that clip such values would leave them there."""
+    torch.manual_seed(0)
+    loss = GateLoss(4, 0.4, kind)
+    logits = (start + 0.1 * torch.randn(64, 4)).requires_grad_()
+    optimizer = torch.optim.Adam([logits, *loss.parameters()], lr=0.1)
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss(logits.sigmoid())["auxiliary"].backward()
+        optimizer.step()
+    assert abs(float((logits < 0).double().mean()) - 0.4) < 0.1
+
+
 def test_the_target_counts_fine_regions():
     """With K = 4 fine tokens in a region, the tokens of a target are N (1 + 3 target)."""
     for target in (0.1, 0.5):
