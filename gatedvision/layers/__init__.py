@@ -19,6 +19,7 @@ from gatedvision.layers.multi_order_gated_aggregation import MultiOrderGatedAggr
 from gatedvision.layers.partial_conv import PartialConv2d
 from gatedvision.layers.recursive_gated_conv import RecursiveGatedConv
 from gatedvision.layers.resize_nearest import resize_nearest_aligned
+from gatedvision.layers.seamless import clone_seamlessly, membrane
 from gatedvision.layers.swiglu import SwiGluMlp
 from gatedvision.layers.temporal_shift import GatedTemporalShiftConv2d, TemporalShift, temporal_shift
 
@@ -55,4 +56,6 @@ __all__ = [
     "TopKRouter",
     "resize_nearest_aligned",
     "temporal_shift",
+    "clone_seamlessly",
+    "membrane",
 ]

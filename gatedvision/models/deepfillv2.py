@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gatedvision.layers.contextual_attention import ContextualAttention
 from gatedvision.layers.gated_conv import GatedConv2d, GatedUpsample2d, PaddedConv2d
 from gatedvision.layers.resize_nearest import resize_nearest_aligned
+from gatedvision.layers.seamless import clone_seamlessly
 from gatedvision.models._deepfill_names import convert_generator
 from gatedvision.models._pretrained import StateDict, build_backbone, match_model
 
@@ -241,6 +242,11 @@ class DeepFillV2(nn.Module):
         gated_output: gate the layers that return images, too.
         guided_refinement: let the second stage see all channels that the first does, not only the image.
         wide_decoder: give the second stage's decoder a third more channels.
+        seamless: clone what both stages paint into the image without a step at the hole's border
+            (:func:`~gatedvision.layers.seamless.clone_seamlessly`), so that they learn what is beyond a smooth
+            continuation; not published, and not for published weights, which did not learn with it.
+        init_gain: factor of the kernels' initial size. Each gate halves what passes it, and with the published 1 little
+            of the image is left after a stage; 2.3 keeps the variance, which short trainings need.
         device: where the parameters are created.
         dtype: in which type the parameters are created.
 
@@ -263,6 +269,8 @@ class DeepFillV2(nn.Module):
         gated_output: bool = False,
         guided_refinement: bool = False,
         wide_decoder: bool = False,
+        seamless: bool = False,
+        init_gain: float = 1.0,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -277,6 +285,8 @@ class DeepFillV2(nn.Module):
         self.sketch = sketch
         self.padding = padding
         self.guided_refinement = guided_refinement
+        self.seamless = seamless
+        self.init_gain = init_gain
         width, all_chans = dim // 2, in_chans + (3 if sketch else 2)
         self.coarse = CoarseStage(all_chans, in_chans, width, **dd)
         resize = "aligned" if padding == "same" else "floor"
@@ -296,10 +306,10 @@ class DeepFillV2(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Draw every parameter anew, also after ``to_empty``: kernels Glorot-uniform, biases 0."""
+        """Draw every parameter anew, also after ``to_empty``: kernels Glorot-uniform times the gain, biases 0."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight)
+                nn.init.xavier_uniform_(module.weight, self.init_gain)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
@@ -323,6 +333,7 @@ class DeepFillV2(nn.Module):
 
         Returns:
             Results of the first and the second stage, ``[B, C, H, W]`` in (-1, 1), everywhere, not only in the hole.
+            With ``seamless`` they are the image itself around it, and in it they may leave the range a little.
 
         Raises:
             ValueError: if shapes do not fit, or a sketch is missing or not wanted.
@@ -343,10 +354,14 @@ class DeepFillV2(nn.Module):
 
         coarse = torch.tanh(self.coarse(x))
         image, guides, hole = x[:, : self.in_chans], x[:, self.in_chans :], x[:, -1:]
+        if self.seamless:
+            coarse = clone_seamlessly(image, hole > 0, coarse)
         filled = torch.where(hole > 0, coarse.to(x.dtype), image)
         if self.guided_refinement:
             filled = torch.cat([filled, guides], 1)
         refined = torch.tanh(self.refine(filled, self._quarter(hole)))
+        if self.seamless:
+            refined = clone_seamlessly(image, hole > 0, refined)
         if bottom or right:
             coarse, refined = coarse[:, :, :height, :width], refined[:, :, :height, :width]
         return coarse, refined

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import gatedvision
 from gatedvision.layers import GatedConv2d, resize_nearest_aligned
+from gatedvision.layers.seamless import clone_seamlessly
 from gatedvision.models import DeepFillV2, composite
 from gatedvision.models._deepfill_names import LAYOUTS, convert_generator, swap_colours
 from tests.golden.golden import Record, draw_input, find_records
@@ -254,6 +255,30 @@ def test_what_lies_in_the_hole_does_not_matter(name: str) -> None:
     assert all(map(torch.equal, model(image, soft), expected))
 
 
+def test_seamless_stages_are_cloned_into_the_image() -> None:
+    model, (image, mask) = create(seamless=True).double(), pictures(32, 40)
+    image, hole = image.double(), mask.double()
+    known = image * (1 - hole)
+    painted = torch.tanh(model.coarse(torch.cat([known, torch.ones_like(hole), hole], 1)))
+    coarse = clone_seamlessly(image, mask, painted)
+    refined = torch.tanh(model.refine(coarse, resize_nearest_aligned(hole, 8, 10)))
+    found = model(image, mask)
+    torch.testing.assert_close(found, (coarse, clone_seamlessly(image, mask, refined)))
+    assert all(torch.equal(x.masked_select(~mask), image.masked_select(~mask)) for x in found)
+
+
+def test_initial_gain_lets_the_image_through() -> None:
+    """Two images make no difference to what a stage paints, or a good part of their contrast."""
+    image, mask = pictures(64, 64)
+    spread = []
+    for gain in (1.0, 2.3):
+        torch.manual_seed(0)
+        model = create(dim=16, init_gain=gain)
+        with torch.inference_mode():
+            spread.append(float((model(image, mask)[0] - model(-image, mask)[0]).std() / image.std()))
+    assert spread[0] < 1e-3 < 1e-1 < spread[1]
+
+
 def test_composite_keeps_known_pixels_bit_by_bit() -> None:
     image, mask = pictures(9, 7)
     image[0, 0, 0, 0] = -0.0
@@ -373,16 +398,17 @@ def test_compile() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_export_and_onnx_at_any_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seamless", "least"), [(False, 2), (True, 8)])
+def test_export_and_onnx_at_any_size(seamless: bool, least: int, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    model = create(dim=4)
-    height, width = (8 * torch.export.Dim(side, min=2, max=512) for side in ("rows", "columns"))
+    model = create(dim=4, seamless=seamless)
+    height, width = (8 * torch.export.Dim(side, min=least, max=512) for side in ("rows", "columns"))
     shapes = {2: height, 3: width}
-    program = torch.export.export(model, pictures(32, 48), dynamic_shapes=(shapes, shapes))
+    program = torch.export.export(model, pictures(16 * least, 24 * least), dynamic_shapes=(shapes, shapes))
     names = {"input_names": ["image", "mask"], "output_names": ["coarse", "refined"]}
     torch.onnx.export(program, f=tmp_path / "generator.onnx", dynamo=True, optimize=False, verbose=False, **names)
     session = onnxruntime.InferenceSession(tmp_path / "generator.onnx", providers=["CPUExecutionProvider"])
-    for size in ((16, 24), (136, 72)):
+    for size in ((8 * least, 12 * least), (136, 72)):
         image, mask = pictures(*size, seed=1)
         with torch.inference_mode():
             expected = model(image, mask)
