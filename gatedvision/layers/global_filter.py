@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from gatedvision.layers._autocast import without_autocast
 from gatedvision.layers._exporting import is_exporting
+from gatedvision.layers._recompute import recompute_if_compiled
 from gatedvision.layers.depthwise_conv import DepthwiseConv
 from gatedvision.layers.layer_norm import LayerNorm
 from gatedvision_kernels import filter_spectrum as filter_by_operator
@@ -169,12 +169,10 @@ class GlobalLocalFilter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter ``[B, H, W, C]``, channels last, of any size."""
-        if not torch.jit.is_scripting():
-            if torch.compiler.is_compiling() and torch.is_grad_enabled() and not is_exporting():
-                # Two maps less are kept for the backward pass. Not compiled, the second run would cost the host as much
-                # as the first.
-                return checkpoint(self._filter, x, use_reentrant=False)
-        return self._filter(x)
+        if torch.jit.is_scripting():
+            return self._filter(x)
+        else:
+            return recompute_if_compiled(self._filter, x)
 
     def _filter(self, x: Tensor) -> Tensor:
         near, far = self.norm_pre(x).chunk(2, dim=-1)

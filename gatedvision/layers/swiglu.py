@@ -6,6 +6,7 @@ import torch
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from gatedvision.layers._recompute import recompute_if_compiled
 from gatedvision.layers.linear import Linear
 from gatedvision_kernels import swiglu, swiglu_reference
 
@@ -28,6 +29,8 @@ def swiglu_width(dim: int, multiple: int) -> int:
 class SwiGluMlp(nn.Module):
     """``proj_out(silu(gate) * value)``, gate and value from one linear layer (Shazeer, arXiv:2002.05202).
 
+    What is hidden is a third of all that training a ViG keeps; in compiled training it is computed again instead.
+
     Args:
         dim: channels of input and output.
         hidden_dim: channels of gate and of value.
@@ -42,4 +45,10 @@ class SwiGluMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., D]`` to ``[..., D]``."""
+        if torch.jit.is_scripting():
+            return self._map(x)
+        else:
+            return recompute_if_compiled(self._map, x)
+
+    def _map(self, x: Tensor) -> Tensor:
         return self.proj_out(apply_swiglu(self.proj_in(x)))
