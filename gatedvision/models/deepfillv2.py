@@ -251,7 +251,7 @@ class DeepFillV2(nn.Module):
         dtype: in which type the parameters are created.
 
     Raises:
-        ValueError: if ``dim`` is no multiple of 4, or an option is unknown.
+        ValueError: if ``dim`` is no multiple of 4, an option is unknown or ``init_gain`` is not positive.
     """
 
     def __init__(
@@ -277,6 +277,8 @@ class DeepFillV2(nn.Module):
         super().__init__()
         if dim < 4 or dim % 4 != 0:
             raise ValueError(f"dim must be a positive multiple of 4, got {dim}")
+        if not 0 < init_gain < float("inf"):
+            raise ValueError(f"init_gain must be positive and finite, got {init_gain}")
         dd = {"gated_output": gated_output, "padding": padding, "device": device, "dtype": dtype}
         # What timm asks of every model that it saves for a hub: no classes, no features.
         self.num_classes = self.num_features = 0
@@ -354,14 +356,15 @@ class DeepFillV2(nn.Module):
 
         coarse = torch.tanh(self.coarse(x))
         image, guides, hole = x[:, : self.in_chans], x[:, self.in_chans :], x[:, -1:]
+        is_hole = hole > 0
         if self.seamless:
-            coarse = clone_seamlessly(image, hole > 0, coarse)
-        filled = torch.where(hole > 0, coarse.to(x.dtype), image)
+            coarse = clone_seamlessly(image, is_hole, coarse)
+        filled = composite(image, is_hole, coarse)
         if self.guided_refinement:
             filled = torch.cat([filled, guides], 1)
         refined = torch.tanh(self.refine(filled, self._quarter(hole)))
         if self.seamless:
-            refined = clone_seamlessly(image, hole > 0, refined)
+            refined = clone_seamlessly(image, is_hole, refined)
         if bottom or right:
             coarse, refined = coarse[:, :, :height, :width], refined[:, :, :height, :width]
         return coarse, refined
