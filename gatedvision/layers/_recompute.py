@@ -9,11 +9,11 @@ from torch.utils.checkpoint import checkpoint
 from gatedvision.layers._exporting import is_exporting
 
 
-def recompute_if_compiled(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Call a function of a map; in compiled training only the map is kept, and the call is repeated.
+def recompute_if_compiled(function: Callable[..., Tensor], *maps: Tensor) -> Tensor:
+    """Call a function of maps; in compiled training only the maps are kept, and the call is repeated.
 
     Not compiled, the second run would cost the host as much as the first. The function must not draw random numbers.
     """
     if torch.compiler.is_compiling() and torch.is_grad_enabled() and not is_exporting():
-        return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
-    return function(x)
+        return checkpoint(function, *maps, use_reentrant=False, preserve_rng_state=False)
+    return function(*maps)
