@@ -251,29 +251,29 @@ def additive_gate_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
 
 def bidirectional_gla_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     forward = module("bidirectional_gla.forward")._forward_kernel
-    backward = module("bidirectional_gla.backward")._backward_kernel
-    states = module("bidirectional_gla.states")._states_kernel
+    query = module("bidirectional_gla.backward_query")._query_kernel
+    key = module("bidirectional_gla.backward_key")._key_kernel
+    states = module("bidirectional_gla.states")
     operand = tl.bfloat16 if dtype == "bf16" else tl.float32
     precision = "ieee" if dtype == "bf16" or target.backend == "hip" else {"fp32": "tf32x3", "fp16": "tf32"}[dtype]
+    types = {"scale": "fp32", "deep_ptr": "*i32"}
     carried = "*bf16" if dtype == "bf16" else "*fp32"
-    types = {"scale": "fp32", "states_ptr": carried, "adjoints_ptr": carried, "sum_ptr": "*fp32", "decay_ptr": "*fp32"}
+    types |= {"log_ptr": "*fp32"} | {f"{name}_ptr": carried for name in ("sum", "border", "adjoint")}
+    types |= {f"change_{direction}_ptr": "*fp32" for direction in ("forward", "backward")}
     # The widths of ViG in the dtype it trains in; elsewhere the least ones, as wide ones take long.
     wide = {"K": 32, "V": 64} if dtype == "bf16" else {"K": 16, "V": 32}
-    shared = wide | {"OPERAND": operand, "PRECISION": precision, "GATE": operand}
-    shared |= {"GATE_PRECISION": precision, "FLUSH": target.backend == "cuda"}
-    shared["C"] = 32
-    for sums in (True, False):
-        constants = shared | {"BLOCK_V": wide["V"], "ADJOINT": sums, "SUM_SEGMENTS": sums}
-        yield Case(f"bidirectional_gla {'sums' if sums else 'states'}", states, dtype, types, constants, num_warps=2)
-    shared["LEVELS"] = 5
-    exact = "ieee" if target.backend == "hip" else "tf32" if dtype == "bf16" else "tf32x3"
-    # Without states a kernel is the same one with less in it: once is enough.
-    for many in (True, False) if dtype == "bf16" else (True,):
-        shared["HAS_STATES"] = many
-        name = "several chunks" if many else "one chunk"
-        yield Case(f"bidirectional_gla forward, {name}", forward, dtype, types, dict(shared), num_warps=1)
-        constants = shared | {"BLOCK_V": 32, "SUM_PRECISION": exact}
-        yield Case(f"bidirectional_gla backward, {name}", backward, dtype, types, constants, num_warps=2)
+    flush = {"FLUSH": target.backend == "cuda"}
+    shared = wide | flush | {"C": 32, "OPERAND": operand, "PRECISION": precision, "GATE": operand}
+    shared |= {"GATE_PRECISION": precision}
+    constants = shared | {"BLOCK_V": wide["V"], "ADJOINT": True}
+    yield Case("bidirectional_gla sums", states._sums_kernel, dtype, types, constants, num_warps=1)
+    constants = wide | flush | {"BLOCK_V": 32, "BLOCK_S": 16}
+    yield Case("bidirectional_gla scan", states._scan_kernel, dtype, types, constants, num_warps=4)
+    shared |= {"LEVELS": 5, "HAS_BORDERS": True}
+    constants = shared | {"BLOCK_V": wide["V"]}
+    yield Case("bidirectional_gla forward", forward, dtype, types, constants, num_warps=4)
+    yield Case("bidirectional_gla backward, queries", query, dtype, types, dict(shared), num_warps=4)
+    yield Case("bidirectional_gla backward, keys", key, dtype, types, dict(shared), num_warps=4)
 
 
 OPERATORS: tuple[Callable[[str, GPUTarget], Iterator[Case]], ...] = (

@@ -10,8 +10,9 @@ from torch import Tensor
 from gatedvision_kernels import bidirectional_gla, bidirectional_gla_reference
 from tests.golden.golden import Record, draw_input, find_records
 
-# The package has an attribute of the module's name.
+# The package has attributes of the modules' names.
 reference = import_module("gatedvision_kernels.bidirectional_gla.reference")
+_segments = import_module("gatedvision_kernels.bidirectional_gla._segments")
 
 NAMES = ("query", "key", "value", "log_decay_forward", "log_decay_backward")
 # Names of the same tensors, and of their gradients behind a d, in the records.
@@ -82,7 +83,7 @@ def test_reference_gradients():
     assert torch.autograd.gradcheck(bidirectional_gla_reference, tensors)
 
 
-@pytest.mark.parametrize(("total", "by_quotients"), [(-39.9, True), (-40.1, False), (-1e4, False)])
+@pytest.mark.parametrize(("total", "by_quotients"), [(-31.9, True), (-32.1, False), (-1e4, False)])
 def test_reference_on_either_side_of_quotients(monkeypatch, total, by_quotients):
     """A chunk that decays by as much as quotients bear, or more, beside weak ones; the tokens of one decay at once."""
     tensors = draw((1, 70, 2, 16, 32), torch.float64)
@@ -197,12 +198,24 @@ def test_strong_gates_and_none(gain, divisor, device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("total", [-55.0, -56.0])
+@pytest.mark.parametrize("total", [-44.0, -45.0])
 def test_chunks_on_either_side_of_the_limit(total, dtype, device):
-    """A chunk's decays are split at once down to exp(-55.4) and level by level below: here beside a weak chunk."""
+    """A chunk's decays are split at once down to exp(-44.4) and level by level below: here beside a weak chunk."""
     tensors = draw((1, 96, 2, 16, 32), dtype, device)
     for name in NAMES[3:]:
         tensors[name][:, 32:64, 0] = total / 32
+    compare_with_reference(tensors, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("chunks", "gain"), [(1, 1.0), (2, 1.0), (1, 30.0)])
+def test_segments(chunks, gain, dtype, device, monkeypatch):
+    """A long sequence is cut: here a short one, into two to five segments, of which strong gates spare some."""
+    monkeypatch.setattr(_segments, "MIN_CHUNKS", chunks)
+    tensors = draw((1, 131, 2, 16, 32), dtype, device)
+    for name in NAMES[3:]:
+        tensors[name][:, 40:90, 1] *= gain
+    assert _segments.cut(2, 131, tensors["query"].device)[0] > 1
     compare_with_reference(tensors, TOLERANCE[dtype])
 
 

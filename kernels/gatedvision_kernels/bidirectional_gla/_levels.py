@@ -58,10 +58,11 @@ def log_until_exit(log_decay, r, REVERSE: tl.constexpr, PRECISION: tl.constexpr)
 
 
 @jit
-def is_shallow(since_entry, since_other_entry):
-    """Tell from the logarithms of both directions whether the decays may be split at the borders of the chunk."""
-    deepest = -80.0  # 2 ** 80 is 1e24, far from the limits of float32 and bfloat16
-    return tl.min(tl.minimum(since_entry, since_other_entry)) > deepest
+def is_deep(strongest):
+    """Tell from the logarithms of the decays across chunks whether they are too strong to split at the borders."""
+    # Factors then stay within 2 ** 64, and logarithms of float32 precise to 4e-6 of a factor.
+    deepest = -64.0
+    return tl.min(strongest) <= deepest
 
 
 @jit

@@ -1,10 +1,15 @@
-"""Forward kernel of bidirectional gated linear attention: one program per head and chunk."""
+"""Forward kernel of bidirectional gated linear attention: one program per head and segment.
+
+It walks over its chunks twice, from right to left with the backward decays and back with the forward ones, and holds
+one direction's state in registers.
+"""
 # pyright: reportArgumentType=false, reportPossiblyUnboundVariable=false
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gatedvision_kernels._operator import launcher
@@ -13,41 +18,44 @@ from gatedvision_kernels._triton import jit, tl
 from gatedvision_kernels.bidirectional_gla._levels import (
     decays,
     exp2,
-    is_shallow,
+    is_deep,
     log_since_entry,
+    log_until_exit,
     meets,
 )
-from gatedvision_kernels.bidirectional_gla.states import CHUNK
-
-# A single warp needs no barriers: on an H200, 128 x 196 tokens of 6 heads, K = 32 and V = 64 in bfloat16 took 53 us
-# with one and 60 us with two; with 168 registers a thread, so that more programs fit in, 77 and 57 us.
-LAUNCH = {"num_warps": 1}
+from gatedvision_kernels.bidirectional_gla._segments import CHUNK, cut, few_registers, launch_options
 
 
 @jit
-def _weigh_one_way(
+def _attend_chunk(
     q,
     k,
+    v,
     log_decay,
-    since_entry,
-    shallow,
+    state,  # [K, V] float32, which enters the chunk
+    scale,
     r,
     REVERSE: tl.constexpr,
+    DEEP: tl.constexpr,
     LEVELS: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
     GATE_PRECISION: tl.constexpr,
     FLUSH: tl.constexpr,
 ):
-    """Return the weights of one direction, the diagonal included, and the queries decayed since the chunk's entry."""
+    """Let a chunk's queries attend in one direction.
+
+    Returns what they take, the diagonal included, the state that leaves the chunk, and the binary logarithm of the
+    decay across it.
+    """
     query, key = r[:, None], r[None, :]
-    q_entry = (q * exp2(since_entry, FLUSH)).to(OPERAND)
-    if shallow:
-        ahead = (query <= key) if REVERSE else (query >= key)
-        k_entry = (k * exp2(-since_entry, FLUSH)).to(OPERAND)
-        product = tl.dot(q_entry, tl.trans(k_entry), input_precision=PRECISION)
-        weights = tl.where(ahead, product, 0.0)
-    else:
+    since_entry = log_since_entry(log_decay, r, REVERSE, GATE_PRECISION)
+    # No gate is above 0, so the last sum is the least.
+    log_across = tl.min(since_entry, 0)
+    across = exp2(log_across, FLUSH)[:, None]
+    q_entry = (q * (scale * exp2(since_entry, FLUSH))).to(OPERAND)
+    if DEEP:
+        q = (q * scale).to(OPERAND)
         weights = tl.where(query == key, tl.dot(q, tl.trans(k), input_precision=PRECISION), 0.0)
         for level in range(LEVELS):
             inward, outward = decays(log_decay, r, level, REVERSE, GATE_PRECISION, FLUSH)
@@ -55,18 +63,115 @@ def _weigh_one_way(
             k_level = (k * outward).to(OPERAND)
             product = tl.dot(q_level, tl.trans(k_level), input_precision=PRECISION)
             weights = tl.where(meets(query, key, level, REVERSE), product, weights)
-    return weights, q_entry
+        k_exit = (k * exp2(log_until_exit(log_decay, r, REVERSE, GATE_PRECISION), FLUSH)).to(OPERAND)
+        leaving = tl.dot(tl.trans(k_exit), v, state * across, input_precision=PRECISION)
+    else:
+        ahead = (query <= key) if REVERSE else (query >= key)
+        k_entry = (k * exp2(-since_entry, FLUSH)).to(OPERAND)
+        weights = tl.where(ahead, tl.dot(q_entry, tl.trans(k_entry), input_precision=PRECISION), 0.0)
+        # As if all decays of the chunk came after its tokens.
+        leaving = tl.dot(tl.trans(k_entry), v, state, input_precision=PRECISION) * across
+    o = tl.dot(weights.to(OPERAND), v, input_precision=PRECISION)
+    o = tl.dot(q_entry, state.to(OPERAND), o, input_precision=PRECISION)
+    return o, leaving, log_across
+
+
+@jit
+def _walk(
+    q_ptr,  # at the segment's first token, as the pointers below
+    k_ptr,
+    v_ptr,
+    log_decay_forward_ptr,
+    log_decay_backward_ptr,
+    border_ptr,  # at the border on the right; that on the left lies before it
+    o_ptr,
+    scale,
+    stride_q,
+    stride_k,
+    stride_v,
+    stride_f,
+    stride_b,
+    stride_o,
+    leftward,  # from the states that travel rightward to the others
+    tokens,
+    count,
+    segment,
+    segments,
+    tile,
+    HAS_BORDERS: tl.constexpr,
+    DEEP: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    C: tl.constexpr,
+    LEVELS: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    GATE: tl.constexpr,
+    GATE_PRECISION: tl.constexpr,
+    FLUSH: tl.constexpr,
+):
+    """Walk over a segment and back. Returns the logarithm of the strongest decay across a chunk, for each of K."""
+    r = tl.arange(0, C)
+    row_k = tl.arange(0, K)[None, :]
+    row_v = tile * BLOCK_V + tl.arange(0, BLOCK_V)[None, :]
+    border_ptr += tl.arange(0, K)[:, None] * V + row_v
+    strongest = tl.zeros([K], tl.float32)
+    for way in tl.static_range(2):
+        state = tl.zeros([K, BLOCK_V], tl.float32)
+        if way == 0:
+            gate_ptr = log_decay_backward_ptr
+            stride_g = stride_b
+            if HAS_BORDERS:
+                state = tl.load(border_ptr + leftward, mask=segment < segments - 1, other=0.0).to(tl.float32)
+        else:
+            gate_ptr = log_decay_forward_ptr
+            stride_g = stride_f
+            if HAS_BORDERS:
+                state = tl.load(border_ptr - K * V, mask=segment > 0, other=0.0).to(tl.float32)
+            # Threads add to what others wrote.
+            tl.debug_barrier()
+        for visit in range(0, count):
+            at = ((count - 1 - visit) if way == 0 else visit) * C + r[:, None]
+            inside = at < tokens
+            q = tl.load(q_ptr + (at * stride_q + row_k), mask=inside, other=0.0).to(OPERAND)
+            k = tl.load(k_ptr + (at * stride_k + row_k), mask=inside, other=0.0).to(OPERAND)
+            v = tl.load(v_ptr + (at * stride_v + row_v), mask=inside, other=0.0).to(OPERAND)
+            log_decay = tl.load(gate_ptr + (at * stride_g + row_k), mask=inside, other=0.0).to(GATE)
+            o, state, log_across = _attend_chunk(
+                q,
+                k,
+                v,
+                log_decay,
+                state,
+                scale,
+                r,
+                way == 0,
+                DEEP,
+                LEVELS,
+                OPERAND,
+                PRECISION,
+                GATE_PRECISION,
+                FLUSH,
+            )
+            strongest = tl.minimum(strongest, log_across)
+            at_o = o_ptr + (at * stride_o + row_v)
+            if way == 1:
+                o += tl.load(at_o, mask=inside, other=0.0).to(tl.float32)
+            tl.store(at_o, o.to(o_ptr.dtype.element_ty), mask=inside)
+    return strongest
 
 
 # Lengths vary; a form for each kind of number would be compiled again and again.
-@jit(do_not_specialize=("length", "chunks"))
+@jit(do_not_specialize=("length", "chunks", "segments", "per_segment"))
 def _forward_kernel(
     q_ptr,
     k_ptr,
     v_ptr,
     log_decay_forward_ptr,
     log_decay_backward_ptr,
-    states_ptr,  # [2, B * N, T, K, V]
+    border_ptr,  # [2, B * N, S - 1, K, V], states that pass borders between segments, rightward first
+    deep_ptr,  # [B * N, S] int32
     o_ptr,  # [B, L, N, V], contiguous
     scale,
     length,
@@ -77,9 +182,12 @@ def _forward_kernel(
     stride_f,
     stride_b,
     chunks,
-    HAS_STATES: tl.constexpr,
+    segments,
+    per_segment,
+    HAS_BORDERS: tl.constexpr,
     K: tl.constexpr,
     V: tl.constexpr,
+    BLOCK_V: tl.constexpr,
     C: tl.constexpr,
     LEVELS: tl.constexpr,
     OPERAND: tl.constexpr,
@@ -90,54 +198,101 @@ def _forward_kernel(
 ):
     # Code that torch.compile writes passes numbers in double precision.
     scale = tl.cast(scale, tl.float32)
-    chunk = tl.program_id(0) % chunks
-    row = (tl.program_id(0) // chunks).to(tl.int64)
+    TILES: tl.constexpr = V // BLOCK_V
+    tile = tl.program_id(0) % TILES
+    place = (tl.program_id(0) // TILES).to(tl.int64)
+    segment = tl.program_id(0) // TILES % segments
+    row = place // segments
     batch = row // heads
     head = row % heads
-    r = tl.arange(0, C)
-    d_k = tl.arange(0, K)
-    d_v = tl.arange(0, V)
-    start = batch * length + chunk * C
-    inside = (chunk * C + r < length)[:, None]
+    first = segment * per_segment
+    count = tl.minimum(per_segment, chunks - first)
+    # Scalars stay in uniform registers; tensors of addresses would fill the others.
+    start = batch * length + (first * C).to(tl.int64)
     q_ptr += start * stride_q + head * K
     k_ptr += start * stride_k + head * K
     v_ptr += start * stride_v + head * V
     log_decay_forward_ptr += start * stride_f + head * K
     log_decay_backward_ptr += start * stride_b + head * K
-    q = tl.load(q_ptr + (r[:, None] * stride_q + d_k[None, :]), mask=inside, other=0.0).to(OPERAND)
-    k = tl.load(k_ptr + (r[:, None] * stride_k + d_k[None, :]), mask=inside, other=0.0).to(OPERAND)
-    v = tl.load(v_ptr + (r[:, None] * stride_v + d_v[None, :]), mask=inside, other=0.0).to(OPERAND)
-    log_decay_forward = tl.load(
-        log_decay_forward_ptr + (r[:, None] * stride_f + d_k[None, :]), mask=inside, other=0.0
-    ).to(GATE)
-    log_decay_backward = tl.load(
-        log_decay_backward_ptr + (r[:, None] * stride_b + d_k[None, :]), mask=inside, other=0.0
-    ).to(GATE)
-
-    if HAS_STATES:
-        # Loaded long before they are needed, while the one warp would wait.
-        states_ptr += (row * chunks + chunk) * K * V + d_k[:, None] * V + d_v[None, :]
-        from_left = tl.load(states_ptr).to(OPERAND)
-        states_ptr += (tl.num_programs(0) // chunks).to(tl.int64) * chunks * K * V
-        from_right = tl.load(states_ptr).to(OPERAND)
-
-    since_left = log_since_entry(log_decay_forward, r, False, GATE_PRECISION)
-    since_right = log_since_entry(log_decay_backward, r, True, GATE_PRECISION)
-    shallow = is_shallow(since_left, since_right)
-    # Both directions give the diagonal its full weight.
-    weights, q_forward = _weigh_one_way(
-        q, k, log_decay_forward, since_left, shallow, r, False, LEVELS, OPERAND, PRECISION, GATE_PRECISION, FLUSH
-    )
-    more_weights, q_backward = _weigh_one_way(
-        q, k, log_decay_backward, since_right, shallow, r, True, LEVELS, OPERAND, PRECISION, GATE_PRECISION, FLUSH
-    )
-    weights += more_weights
-    o = tl.dot(weights.to(OPERAND), v, input_precision=PRECISION)
-    if HAS_STATES:
-        o = tl.dot(q_forward, from_left, o, input_precision=PRECISION)
-        o = tl.dot(q_backward, from_right, o, input_precision=PRECISION)
     o_ptr += (start * heads + head) * V
-    tl.store(o_ptr + (r[:, None] * heads * V + d_v[None, :]), (o * scale).to(o_ptr.dtype.element_ty), mask=inside)
+    tokens = length - first * C
+    rows = tl.num_programs(0) // TILES // segments
+    border_ptr += (row * (segments - 1) + segment) * K * V
+    leftward = (rows * (segments - 1)).to(tl.int64) * K * V
+
+    strongest = _walk(
+        q_ptr,
+        k_ptr,
+        v_ptr,
+        log_decay_forward_ptr,
+        log_decay_backward_ptr,
+        border_ptr,
+        o_ptr,
+        scale,
+        stride_q,
+        stride_k,
+        stride_v,
+        stride_f,
+        stride_b,
+        heads * V,
+        leftward,
+        tokens,
+        count,
+        segment,
+        segments,
+        tile,
+        HAS_BORDERS,
+        False,
+        K,
+        V,
+        BLOCK_V,
+        C,
+        LEVELS,
+        OPERAND,
+        PRECISION,
+        GATE,
+        GATE_PRECISION,
+        FLUSH,
+    )
+    strong = is_deep(strongest)
+    tl.store(deep_ptr + place, strong.to(tl.int32))
+    if strong:
+        # Threads write where others wrote.
+        tl.debug_barrier()
+        _walk(
+            q_ptr,
+            k_ptr,
+            v_ptr,
+            log_decay_forward_ptr,
+            log_decay_backward_ptr,
+            border_ptr,
+            o_ptr,
+            scale,
+            stride_q,
+            stride_k,
+            stride_v,
+            stride_f,
+            stride_b,
+            heads * V,
+            leftward,
+            tokens,
+            count,
+            segment,
+            segments,
+            tile,
+            HAS_BORDERS,
+            True,
+            K,
+            V,
+            BLOCK_V,
+            C,
+            LEVELS,
+            OPERAND,
+            PRECISION,
+            GATE,
+            GATE_PRECISION,
+            FLUSH,
+        )
 
 
 def attend(
@@ -146,11 +301,11 @@ def attend(
     value: Tensor,
     log_decay_forward: Tensor,
     log_decay_backward: Tensor,
-    states: Tensor,
+    borders: Tensor,
     scale: float,
     *,
     formats: dict[str, Any],
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Launch the forward kernel.
 
     Args:
@@ -159,23 +314,28 @@ def attend(
         value: ``[B, L, N, V]``.
         log_decay_forward: ``[B, L, N, K]``.
         log_decay_backward: ``[B, L, N, K]``.
-        states: ``[2, B * N, T, K, V]``; not read if there is but one chunk.
+        borders: ``[2, B * N, S - 1, K, V]``, states that pass the borders between segments.
         scale: factor of the sum of both directions.
         formats: the kernels' constants of their matrix products.
 
     Returns:
-        ``[B, L, N, V]`` in the dtype of ``value``.
+        ``[B, L, N, V]`` in the dtype of ``value``, and ``[B * N, S]``, 1 for segments with strong gates.
     """
     batch, length, heads, width = query.shape
-    chunks = ceil_div(length, CHUNK)
+    value_width = value.shape[3]
+    rows = batch * heads
+    segments, per_segment = cut(rows, length, query.device)
     output = value.new_empty(value.shape)
-    launcher(_forward_kernel)[(batch * heads * chunks,)](
+    deep = torch.empty((rows, segments), dtype=torch.int32, device=query.device)
+    block_v = min(value_width, 64)
+    launcher(_forward_kernel)[(rows * segments * (value_width // block_v),)](
         query,
         key,
         value,
         log_decay_forward,
         log_decay_backward,
-        states,
+        borders,
+        deep,
         output,
         scale,
         length,
@@ -185,13 +345,16 @@ def attend(
         value.stride(1),
         log_decay_forward.stride(1),
         log_decay_backward.stride(1),
-        chunks,
-        HAS_STATES=chunks > 1,
+        ceil_div(length, CHUNK),
+        segments,
+        per_segment,
+        HAS_BORDERS=segments > 1,
         K=width,
-        V=value.shape[3],
+        V=value_width,
+        BLOCK_V=block_v,
         C=CHUNK,
         LEVELS=CHUNK.bit_length() - 1,
         **formats,
-        **LAUNCH,
+        **few_registers(formats, launch_options(width, block_v, formats, stages=3)),
     )
-    return output
+    return output, deep

@@ -16,9 +16,10 @@ from gatedvision_kernels._operator import custom_op
 from gatedvision_kernels._rows import as_rows
 from gatedvision_kernels._triton import tl
 from gatedvision_kernels._two_ways import two_ways
+from gatedvision_kernels.bidirectional_gla._segments import cut
 from gatedvision_kernels.bidirectional_gla.backward import differentiate
 from gatedvision_kernels.bidirectional_gla.forward import attend
-from gatedvision_kernels.bidirectional_gla.states import CHUNK, new_states, write_states
+from gatedvision_kernels.bidirectional_gla.states import border_states, new_borders
 
 
 @lru_cache
@@ -60,18 +61,24 @@ def _packed(x: Tensor) -> Tensor:
 
 def _run_forward(
     query: Tensor, key: Tensor, value: Tensor, log_decay_forward: Tensor, log_decay_backward: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Return the output and the states that enter each chunk, which the backward pass needs."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the output, the states that pass the borders between segments, and which of these have strong gates."""
     formats = _formats_of(query, key, value, log_decay_forward, log_decay_backward)
-    states = new_states(key, value, formats)
     if value.numel() == 0:
-        return value.new_empty(value.shape), states
+        return _empty_results(query, key, value, formats)
     query, key, value = _packed(query), _packed(key), _packed(value)
     gates = (_packed(log_decay_forward), _packed(log_decay_backward))
     with on_device_of(query):
-        if query.shape[1] > CHUNK:
-            write_states(key, value, *gates, states, adjoint=False, formats=formats)
-        return attend(query, key, value, *gates, states, scale / 2, formats=formats), states
+        borders = border_states(key, value, *gates, adjoint=False, formats=formats)
+        output, deep = attend(query, key, value, *gates, borders, scale / 2, formats=formats)
+    return output, borders, deep
+
+
+def _empty_results(query: Tensor, key: Tensor, value: Tensor, formats: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    batch, length, heads, _ = query.shape
+    segments, _ = cut(batch * heads, length, query.device)
+    deep = query.new_empty((batch * heads, segments), dtype=torch.int32)
+    return value.new_empty(value.shape), new_borders(key, value, segments, formats), deep
 
 
 def _run_backward(
@@ -81,7 +88,8 @@ def _run_backward(
     value: Tensor,
     log_decay_forward: Tensor,
     log_decay_backward: Tensor,
-    states: Tensor,
+    borders: Tensor,
+    deep: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of the five inputs."""
@@ -92,48 +100,46 @@ def _run_backward(
     formats = _formats_of(*inputs)
     doutput, query, key, value = _packed(doutput), _packed(query), _packed(key), _packed(value)
     gates = (_packed(log_decay_forward), _packed(log_decay_backward))
-    adjoints = torch.empty_like(states)
     with on_device_of(query):
-        if query.shape[1] > CHUNK:
-            write_states(query, doutput, *gates, adjoints, adjoint=True, formats=formats)
-        return differentiate(doutput, query, key, value, *gates, states, adjoints, scale / 2, formats=formats)
+        adjoints = border_states(query, doutput, *gates, adjoint=True, formats=formats)
+        return differentiate(doutput, query, key, value, *gates, borders, adjoints, deep, scale / 2, formats=formats)
 
 
 _bidirectional_gla = custom_op(
     "bidirectional_gla",
     _run_forward,
     schema="(Tensor query, Tensor key, Tensor value, Tensor log_decay_forward, Tensor log_decay_backward, "
-    "float scale) -> (Tensor, Tensor)",
+    "float scale) -> (Tensor, Tensor, Tensor)",
 )
 _bidirectional_gla_backward = custom_op(
     "bidirectional_gla_backward",
     _run_backward,
     schema="(Tensor doutput, Tensor query, Tensor key, Tensor value, Tensor log_decay_forward, "
-    "Tensor log_decay_backward, Tensor states, float scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "Tensor log_decay_backward, Tensor borders, Tensor deep, float scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 
 
 @_bidirectional_gla.register_fake
 def _(query, key, value, log_decay_forward, log_decay_backward, scale):
     formats = _formats_of(query, key, value, log_decay_forward, log_decay_backward)
-    return value.new_empty(value.shape), new_states(key, value, formats)
+    return _empty_results(query, key, value, formats)
 
 
 @_bidirectional_gla_backward.register_fake
-def _(doutput, query, key, value, log_decay_forward, log_decay_backward, states, scale):
+def _(doutput, query, key, value, log_decay_forward, log_decay_backward, borders, deep, scale):
     q, k, v, f, b = [x.new_empty(x.shape) for x in (query, key, value, log_decay_forward, log_decay_backward)]
     return q, k, v, f, b
 
 
-def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, ctx.scale = inputs
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*tensors, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
     # Zeros for the states, which have no gradient, would be as large as they are.
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(backward: Callable, ctx: Any, doutput: Tensor, _dstates: None) -> tuple[Tensor | None, ...]:
+def _differentiate(backward: Callable, ctx: Any, doutput: Tensor, *_: None) -> tuple[Tensor | None, ...]:
     return *backward(doutput, *ctx.saved_tensors, ctx.scale), None
 
 

@@ -1,0 +1,50 @@
+"""How sequences are cut: into segments of one program each, which walks over them in chunks.
+
+Short sequences are one segment. Long ones are cut so that all programs together fill the GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gatedvision_kernels._rows import ceil_div, multiprocessors
+from gatedvision_kernels._triton import tl
+
+# Tokens whose pairs are weighed by products at once. Chunks of 64 pad images of 196 tokens to 256.
+CHUNK = 32
+# A segment costs a state to write and two to read, as much as eight chunks.
+MIN_CHUNKS = 8
+# As many as its registers hold at once. More, of shorter segments, would write and read more states.
+PROGRAMS_PER_PROCESSOR = 3
+
+
+def cut(rows: int, length: int, device: torch.device) -> tuple[int, int]:
+    """Cut ``rows`` sequences of so many tokens: each into how many segments, of how many chunks."""
+    # Open sizes of programs are no numbers, and comparing them would close them.
+    known = isinstance(rows, int) and isinstance(length, int)
+    least: Any = min if known else torch.sym_min
+    most: Any = max if known else torch.sym_max
+    chunks = ceil_div(length, CHUNK)
+    programs = PROGRAMS_PER_PROCESSOR * multiprocessors(device)
+    per_segment = least(chunks, most(MIN_CHUNKS, ceil_div(chunks * rows, programs)))
+    return ceil_div(chunks, per_segment), per_segment
+
+
+def launch_options(width: int, value_width: int, formats: dict[str, Any], stages: int) -> dict[str, int]:
+    """Choose warps and the stages of loads in flight for a kernel that holds a state ``[width, value_width]``.
+
+    Operands of four bytes leave no shared memory for more than one stage on the smaller chips.
+    """
+    narrow = formats["OPERAND"] == tl.bfloat16
+    return {"num_warps": 4 if width * value_width <= 4096 else 8, "num_stages": stages if narrow else 1}
+
+
+def few_registers(formats: dict[str, Any], options: dict[str, int]) -> dict[str, int]:
+    """Limit the registers to what lets NVIDIA's chips run three programs of four warps on a multiprocessor.
+
+    What is spilled for it belongs to strong gates, which are rare.
+    """
+    limited = formats["FLUSH"] and options["num_stages"] > 1 and options["num_warps"] == 4
+    return options | {"maxnreg": 168} if limited else options
