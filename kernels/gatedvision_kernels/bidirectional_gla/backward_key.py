@@ -99,9 +99,10 @@ def _sum_tokens(tokens, x, OPERAND: tl.constexpr, PRECISION: tl.constexpr):
         high = x.to(tl.bfloat16)
         low = (x - high.to(tl.float32)).to(tl.bfloat16)
         return tl.dot(marks, low, tl.dot(marks, high))
+    elif PRECISION == "tf32":
+        return tl.dot(tokens.to(tl.float32), x, input_precision="tf32x3")
     else:
-        PRECISE: tl.constexpr = "tf32x3" if PRECISION == "tf32" else PRECISION
-        return tl.dot(tokens.to(tl.float32), x, input_precision=PRECISE)
+        return tl.dot(tokens.to(tl.float32), x, input_precision=PRECISION)
 
 
 @jit
