@@ -24,7 +24,9 @@ from gatedvision_kernels._triton import triton
 _coming_apart: ContextVar[bool] = ContextVar("coming_apart", default=False)
 
 
-def custom_op(name: str, run: Callable[..., Any], schema: str, *, whole: bool = False) -> CustomOpDef:
+def custom_op(
+    name: str, run: Callable[..., Any], schema: str, *, whole: bool | Callable[..., bool] = False
+) -> CustomOpDef:
     """Make a function that launches kernels an operator of torch.
 
     It stays whole in programs that ``torch.export`` records, which are to outlast these kernels, and where a size is
@@ -35,13 +37,20 @@ def custom_op(name: str, run: Callable[..., Any], schema: str, *, whole: bool = 
         run: the function; changes none of its arguments and launches through :func:`launcher`.
         schema: its arguments and results, spelled out because older releases of torch cannot infer them from
             postponed annotations.
-        whole: never take it apart. A compiler reads the code of a kernel several times over for each call, to see
-            which arguments it writes to; of a kernel of many unrolled steps that takes longer than all the rest.
+        whole: never take it apart, or tell of arguments, which have sizes but no values, whether not to. A compiler
+            reads the code of a kernel several times over for each call, to see which arguments it writes to; of a
+            kernel of many unrolled steps that takes longer than all the rest. And it cannot limit their registers.
     """
     operator = torch.library.custom_op(f"gatedvision::{name}", run, mutates_args=(), schema=schema)
-    if triton is not None and not interpreting() and not whole:
-        operator.register_torch_dispatch(FunctionalTensorMode, partial(_take_apart, run))
+    if triton is not None and not interpreting() and whole is not True:
+        stays = whole if callable(whole) else None
+        operator.register_torch_dispatch(FunctionalTensorMode, partial(_take_apart, run, stays))
     return operator
+
+
+def compiled_away() -> bool:
+    """Tell whether launches are recorded for compiled code, which knows no limit of registers (``maxnreg``)."""
+    return _coming_apart.get()
 
 
 def launcher(kernel: Any) -> Any:
@@ -51,6 +60,7 @@ def launcher(kernel: Any) -> Any:
 
 def _take_apart(
     run: Callable[..., Any],
+    stays_whole: Callable[..., bool] | None,
     mode: FunctionalTensorMode,
     operator: Any,
     types: Any,
@@ -58,7 +68,8 @@ def _take_apart(
     kwargs: dict[str, Any] | None = None,
 ) -> Any:
     sizes = [size for x in tree_leaves(args) if isinstance(x, Tensor) for size in x.shape]
-    if mode.export or any(isinstance(size, SymInt) for size in sizes):
+    open_sizes = any(isinstance(size, SymInt) for size in sizes)
+    if mode.export or open_sizes or (stays_whole is not None and stays_whole(*args, **(kwargs or {}))):
         return mode.__torch_dispatch__(operator, types, args, kwargs)
     token = _coming_apart.set(True)
     try:

@@ -30,7 +30,7 @@ class Hopper:
         return GPUTarget("cuda", 90, 32)
 
 
-def graphs_of(name: str) -> dict[str, list[str]]:
+def graphs_of(name: str, batch: int = 2) -> dict[str, list[str]]:
     """Return what the two graphs of an operator call, in order."""
     operator = OPERATORS[name]
     calls: dict[str, list[str]] = {}
@@ -42,7 +42,7 @@ def graphs_of(name: str) -> dict[str, list[str]]:
 
         return compiler
 
-    shapes = {n: (2, *shape) for n, shape in operator.batched.items()} | operator.weights
+    shapes = {n: (batch, *shape) for n, shape in operator.batched.items()} | operator.weights
 
     def call(*tensors: torch.Tensor) -> torch.Tensor:
         results = outputs(operator.call(**dict(zip(shapes, tensors, strict=True)), backend="triton"))
@@ -64,4 +64,6 @@ if __name__ == "__main__":
     torch.compiler.is_compiling = lambda: True
     # Tensors without contents lie on the CPU, where only the interpreter runs kernels.
     _dispatch.interpreting = lambda: True
-    print(json.dumps({name: graphs_of(name) for name in OPERATORS}))
+    graphs = {name: graphs_of(name) for name in OPERATORS}
+    graphs["large bidirectional_gla"] = graphs_of("bidirectional_gla", batch=2**16)
+    print(json.dumps(graphs))

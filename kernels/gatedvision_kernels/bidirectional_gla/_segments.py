@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gatedvision_kernels._operator import compiled_away
 from gatedvision_kernels._rows import ceil_div, multiprocessors
 from gatedvision_kernels._triton import tl
 
@@ -46,5 +47,5 @@ def few_registers(formats: dict[str, Any], options: dict[str, int]) -> dict[str,
 
     What is spilled for it belongs to strong gates, which are rare.
     """
-    limited = formats["FLUSH"] and options["num_stages"] > 1 and options["num_warps"] == 4
+    limited = formats["FLUSH"] and options["num_stages"] > 1 and options["num_warps"] == 4 and not compiled_away()
     return options | {"maxnreg": 168} if limited else options

@@ -21,6 +21,9 @@ from gatedvision_kernels.bidirectional_gla.backward import differentiate
 from gatedvision_kernels.bidirectional_gla.forward import attend
 from gatedvision_kernels.bidirectional_gla.states import border_states, new_borders
 
+# Tokens of all heads. A forward pass then takes about 0.04 ms on an H200.
+LARGE = 2**16
+
 
 @lru_cache
 def _formats(matrix: tuple[torch.dtype, ...], gates: tuple[torch.dtype, ...]) -> dict[str, Any]:
@@ -105,17 +108,27 @@ def _run_backward(
         return differentiate(doutput, query, key, value, *gates, borders, adjoints, deep, scale / 2, formats=formats)
 
 
+def _is_large(query: Tensor, *args: Any) -> bool:
+    """Tell whether kernels run for so long that compiled code had better call back into Python for them.
+
+    That costs the host a tenth of a millisecond, and is the way to launch them with few registers.
+    """
+    return query.shape[:3].numel() >= LARGE
+
+
 _bidirectional_gla = custom_op(
     "bidirectional_gla",
     _run_forward,
     schema="(Tensor query, Tensor key, Tensor value, Tensor log_decay_forward, Tensor log_decay_backward, "
     "float scale) -> (Tensor, Tensor, Tensor)",
+    whole=_is_large,
 )
 _bidirectional_gla_backward = custom_op(
     "bidirectional_gla_backward",
     _run_backward,
     schema="(Tensor doutput, Tensor query, Tensor key, Tensor value, Tensor log_decay_forward, "
     "Tensor log_decay_backward, Tensor borders, Tensor deep, float scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    whole=_is_large,
 )
 
 
