@@ -1,4 +1,4 @@
-"""Time operators, blocks, layers of experts and models, and compare runs: ``python tools/benchmark.py model vig_s``."""
+"""Time operators, layers and models, compare runs, tune kernels: ``python tools/benchmark.py model vig_s``."""
 
 import argparse
 import importlib
@@ -21,6 +21,7 @@ from gatedvision.benchmark import (  # noqa: E402
     benchmark_models,
     benchmark_plain,
     compare_runs,
+    tune_kernels,
 )
 from gatedvision.benchmark.plain_models import SMALLEST  # noqa: E402
 from gatedvision.benchmark.report import check_out, markdown_table  # noqa: E402
@@ -36,6 +37,9 @@ def parse_args() -> argparse.Namespace:
     add_model(commands.add_parser("model", help="images per second of these models, timm's and others, in turns"))
     add_experts(commands.add_parser("experts", help="a layer of experts beside its peers, by default V-MoE-B/16's"))
     add_scales(commands.add_parser("scales", help="tokens of two scales beside timm's plain vision transformer"))
+    add_tune(
+        commands.add_parser("tune", help="numbers by which kernels are cut, for the GPU at hand, and keep the best")
+    )
     for command in commands.choices.values():
         command.add_argument("--dtype", choices=["bf16", "fp16", "fp32"], default="bf16")
     add_plain(commands.add_parser("plain", help="forward passes on the CPU beside forms in plain PyTorch"))
@@ -55,6 +59,12 @@ def add_operator(command: argparse.ArgumentParser) -> None:
     command.add_argument("--value-width", type=int, default=64, help="of a head")
     command.add_argument("--bandwidth", type=float, default=3.0, help="of the memory, TB/s, for the floor")
     command.add_argument("--seconds", type=float, default=0.5, help="to spend on each measurement")
+
+
+def add_tune(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of tuning."""
+    command.set_defaults(function=print_report, benchmark=tune_kernels)
+    command.add_argument("--seconds", type=float, default=0.2, help="to spend on each measurement")
 
 
 def add_blocks(command: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from gatedvision.benchmark.mixed_scale import benchmark_mixed_scale
 from gatedvision.benchmark.model import benchmark_models
 from gatedvision.benchmark.plain_models import benchmark_plain
 from gatedvision.benchmark.report import Report
+from gatedvision.benchmark.tuning import tune_kernels
 
 __all__ = [
     "Comparison",
@@ -19,4 +20,5 @@ __all__ = [
     "benchmark_models",
     "benchmark_plain",
     "compare_runs",
+    "tune_kernels",
 ]

@@ -6,13 +6,10 @@ import torch
 from torch import Tensor
 
 from gatedvision_kernels._triton import triton
+from gatedvision_kernels._tuning import setting
 
-# Measured in elements; a warp of 32 threads then holds 1,024 of them, 32 a thread.
-TILE_ELEMENTS = 4096
 # Widths such as 704 are no power of two: narrow blocks leave fewer lanes idle at their end.
 MAX_BLOCK_WIDTH = 256
-# Enough programs in flight to hide the latency of memory, few enough to keep partial sums small.
-PROGRAMS_PER_MULTIPROCESSOR = 4
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -27,8 +24,10 @@ def as_rows(x: Tensor) -> Tensor:
 
 
 @functools.lru_cache
-def tile_of(width: int, elements: int = TILE_ELEMENTS) -> dict[str, int]:
-    """Choose the launch settings of a kernel that takes whole rows of ``width`` elements.
+def tile_of(width: int, elements: int) -> dict[str, int]:
+    """Choose the launch settings of a kernel that takes whole rows of ``width`` elements, about so many at once.
+
+    A warp holds 1,024 of them, 32 a thread.
 
     Returns:
         The keyword arguments ``BLOCK_ROWS``, ``BLOCK_WIDTH`` (powers of two) and ``num_warps``.
@@ -53,9 +52,11 @@ def block_of(width: int) -> dict[str, int]:
 def num_programs(device: torch.device, num_blocks: int) -> int:
     """Count the programs that share ``num_blocks`` blocks of rows and sum over them.
 
+    They are enough to hide the latency of memory, and few enough to keep partial sums small.
+
     None for no rows: Triton launches nothing on an empty grid, and a sum over no programs is zero.
     """
-    return min(num_blocks, PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(device))
+    return min(num_blocks, setting("row_programs") * multiprocessors(device))
 
 
 @functools.lru_cache

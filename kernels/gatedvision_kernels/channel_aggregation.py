@@ -30,11 +30,11 @@ from gatedvision_kernels._operator import custom_op, launcher
 from gatedvision_kernels._recomputed_linear import check_linear, linear, recomputed_linear
 from gatedvision_kernels._rows import as_rows, ceil_div, num_programs, tile_of
 from gatedvision_kernels._triton import jit, tl
+from gatedvision_kernels._tuning import setting
 from gatedvision_kernels._two_ways import two_ways
 
-# Elements of a tile, and of a tile's share that a thread holds: 16 bytes of the sixteen-bit types. With more, the
-# seven tiles that are live at once in the backward kernel would leave the registers.
-TILE_ELEMENTS = 2048
+# Of a tile, 16 bytes of the sixteen-bit types. With more, the seven tiles that are live at once in the backward kernel
+# would leave the registers.
 THREAD_ELEMENTS = 8
 
 
@@ -215,8 +215,8 @@ def _backward_kernel(
 
 
 @functools.lru_cache
-def _tile_of(width: int) -> dict[str, int]:
-    tile = tile_of(width, TILE_ELEMENTS)
+def _tile_of(width: int, elements: int) -> dict[str, int]:
+    tile = tile_of(width, elements)
     threads = tile["BLOCK_ROWS"] * tile["BLOCK_WIDTH"] // THREAD_ELEMENTS
     return tile | {"num_warps": min(16, max(4, threads // 32))}
 
@@ -225,7 +225,7 @@ def _forward(x: Tensor, common_weight: Tensor, common_bias: Tensor, scale: Tenso
     y = x.new_empty(x.shape)
     x = as_rows(x)
     num_rows, width = x.shape
-    tile = _tile_of(width)
+    tile = _tile_of(width, setting("aggregation_elements"))
     with on_device_of(x):
         launcher(_forward_kernel)[(ceil_div(num_rows, tile["BLOCK_ROWS"]),)](
             x,
@@ -248,7 +248,7 @@ def _backward(
     grad_x, y = x.new_empty(x.shape), x.new_empty(x.shape)
     grad_y, x = as_rows(grad_y), as_rows(x)
     num_rows, width = x.shape
-    tile = _tile_of(width)
+    tile = _tile_of(width, setting("aggregation_elements"))
     programs = num_programs(x.device, ceil_div(num_rows, tile["BLOCK_ROWS"]))
     grad_vectors = x.new_empty((2, programs, width), dtype=torch.float32)
     grad_bias = x.new_empty((programs, 1), dtype=torch.float32)

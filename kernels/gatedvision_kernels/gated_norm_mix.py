@@ -24,11 +24,10 @@ from gatedvision_kernels._dispatch import use_triton
 from gatedvision_kernels._operator import custom_op, launcher
 from gatedvision_kernels._rows import as_rows, ceil_div, num_programs, tile_of
 from gatedvision_kernels._triton import jit, tl
+from gatedvision_kernels._tuning import setting
 from gatedvision_kernels._two_ways import two_ways
 
 ACTIVATIONS = ("identity", "silu")
-# Seven tiles are live at once in the backward kernel; half the usual size keeps them in registers.
-TILE_ELEMENTS = 2048
 
 
 def gated_norm_mix(
@@ -227,7 +226,7 @@ def _forward(
     y = global_branch.new_empty(global_branch.shape)
     a, b, gate = as_rows(global_branch), as_rows(local_branch), as_rows(gate)
     num_rows, width = a.shape
-    tile = tile_of(width, TILE_ELEMENTS)
+    tile = tile_of(width, setting("mix_elements"))
     with on_device_of(a):
         launcher(_forward_kernel)[(ceil_div(num_rows, tile["BLOCK_ROWS"]),)](
             a,
@@ -261,7 +260,7 @@ def _backward(
     grad_global, grad_local, grad_gate = (t.new_empty(t.shape) for t in (global_branch, local_branch, gate))
     grad_y, a, b, gate = (as_rows(t) for t in (grad_y, global_branch, local_branch, gate))
     num_rows, width = a.shape
-    tile = tile_of(width, TILE_ELEMENTS)
+    tile = tile_of(width, setting("mix_elements"))
     programs = num_programs(a.device, ceil_div(num_rows, tile["BLOCK_ROWS"]))
     partial_grad_weights = a.new_empty((2, programs, width), dtype=torch.float32)
     with on_device_of(a):

@@ -22,6 +22,7 @@ from gatedvision_kernels._dispatch import use_triton
 from gatedvision_kernels._operator import custom_op, launcher
 from gatedvision_kernels._rows import as_rows, ceil_div, num_programs, tile_of
 from gatedvision_kernels._triton import jit, tl
+from gatedvision_kernels._tuning import setting
 from gatedvision_kernels._two_ways import two_ways
 
 
@@ -182,7 +183,7 @@ def _forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> 
     x = as_rows(x)
     residual = None if residual is None else as_rows(residual)
     num_rows, width = x.shape
-    tile = tile_of(width)
+    tile = tile_of(width, setting("row_elements"))
     with on_device_of(x):
         launcher(_forward_kernel)[(ceil_div(num_rows, tile["BLOCK_ROWS"]),)](
             x,
@@ -218,7 +219,7 @@ def _backward(
     x, grad_y = as_rows(x), as_rows(grad_y)
     grad_total = None if grad_total is None else as_rows(grad_total)
     num_rows, width = x.shape
-    tile = tile_of(width)
+    tile = tile_of(width, setting("row_elements"))
     programs = num_programs(x.device, ceil_div(num_rows, tile["BLOCK_ROWS"]))
     partial_grad_weight = x.new_empty((programs, width), dtype=torch.float32)
     with on_device_of(x):

@@ -22,6 +22,7 @@ from gatedvision_kernels._dispatch import use_triton
 from gatedvision_kernels._operator import custom_op, launcher
 from gatedvision_kernels._rows import as_rows, ceil_div, tile_of
 from gatedvision_kernels._triton import jit, tl
+from gatedvision_kernels._tuning import setting
 from gatedvision_kernels._two_ways import two_ways
 
 # Widths such as 704 are no power of two: narrow tiles leave fewer lanes idle at their end.
@@ -103,7 +104,7 @@ def _backward_kernel(
 
 
 def _launch_settings(num_rows: int, width: int) -> tuple[tuple[int, int], dict[str, int]]:
-    tile = tile_of(min(width, MAX_BLOCK_WIDTH))
+    tile = tile_of(min(width, MAX_BLOCK_WIDTH), setting("row_elements"))
     return (ceil_div(num_rows, tile["BLOCK_ROWS"]), ceil_div(width, tile["BLOCK_WIDTH"])), tile
 
 

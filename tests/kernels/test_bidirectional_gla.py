@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gatedvision_kernels import bidirectional_gla, bidirectional_gla_reference
+from gatedvision_kernels._tuning import override
 from tests.golden.golden import Record, draw_input, find_records
 
 # The package has attributes of the modules' names.
@@ -212,12 +213,12 @@ def test_chunks_on_either_side_of_the_limit(total, dtype, device):
 def test_segments(chunks, gain, dtype, device, monkeypatch):
     """A long sequence is cut: here a short one, into three or five segments, of which strong gates spare some."""
     monkeypatch.setattr(_segments, "MIN_CHUNKS", chunks)
-    monkeypatch.setattr(_segments, "PROGRAMS_PER_PROCESSOR", 100)
     tensors = draw((1, 131, 2, 16, 32), dtype, device)
     for name in NAMES[3:]:
         tensors[name][:, 40:90, 1] *= gain
-    assert _segments.cut(2, 131, tensors["query"].device) == ({1: 5, 2: 3}[chunks], chunks)
-    compare_with_reference(tensors, TOLERANCE[dtype])
+    with override(attention_programs=100):
+        assert _segments.cut(2, 131, tensors["query"].device) == ({1: 5, 2: 3}[chunks], chunks)
+        compare_with_reference(tensors, TOLERANCE[dtype])
 
 
 def test_gates_of_their_own_dtype(device):

@@ -12,23 +12,25 @@ import torch
 from gatedvision_kernels._operator import compiled_away
 from gatedvision_kernels._rows import ceil_div, multiprocessors
 from gatedvision_kernels._triton import tl
+from gatedvision_kernels._tuning import setting
 
 # Tokens whose pairs are weighed by products at once. Chunks of 64 pad images of 196 tokens to 256.
 CHUNK = 32
 # A segment costs a state to write and two to read, as much as eight chunks.
 MIN_CHUNKS = 8
-# As many as its registers hold at once. More, of shorter segments, would write and read more states.
-PROGRAMS_PER_PROCESSOR = 3
 
 
 def cut(rows: int, length: int, device: torch.device) -> tuple[int, int]:
-    """Cut ``rows`` sequences of so many tokens: each into how many segments, of how many chunks."""
+    """Cut ``rows`` sequences of so many tokens: each into how many segments, of how many chunks.
+
+    On an H200 a multiprocessor holds three programs at once. More, of shorter segments, write and read more states.
+    """
     # Open sizes of programs are no numbers, and comparing them would close them.
     known = isinstance(rows, int) and isinstance(length, int)
     least: Any = min if known else torch.sym_min
     most: Any = max if known else torch.sym_max
     chunks = ceil_div(length, CHUNK)
-    programs = PROGRAMS_PER_PROCESSOR * multiprocessors(device)
+    programs = setting("attention_programs") * multiprocessors(device)
     per_segment = least(chunks, most(MIN_CHUNKS, ceil_div(chunks * rows, programs)))
     return ceil_div(chunks, per_segment), per_segment
 
@@ -43,9 +45,10 @@ def launch_options(width: int, value_width: int, formats: dict[str, Any], stages
 
 
 def few_registers(formats: dict[str, Any], options: dict[str, int]) -> dict[str, int]:
-    """Limit the registers to what lets NVIDIA's chips run three programs of four warps on a multiprocessor.
+    """Limit the registers, so that NVIDIA's chips run more programs on a multiprocessor: with 168, three of four warps.
 
     What is spilled for it belongs to strong gates, which are rare.
     """
+    registers = setting("attention_registers")
     limited = formats["FLUSH"] and options["num_stages"] > 1 and options["num_warps"] == 4 and not compiled_away()
-    return options | {"maxnreg": 168} if limited else options
+    return options | {"maxnreg": registers} if limited and registers else options
