@@ -181,6 +181,7 @@ def add_compare(command: argparse.ArgumentParser) -> None:
     command.add_argument("new", type=Path, help="JSON of a run of models with a yardstick")
     command.add_argument("old", type=Path, help="that of the run before: same command, same kind of device")
     command.add_argument("--tolerance", type=float, default=0.05, help="loss, relative, that is no regression")
+    command.add_argument("--partial", action="store_true", help="compare what is in both: a run of some models")
 
 
 def print_report(

@@ -25,16 +25,18 @@ class Comparison(NamedTuple):
     regressions: list[str]
 
 
-def compare_runs(new: Path, old: Path, tolerance: float = 0.05) -> Comparison:
+def compare_runs(new: Path, old: Path, tolerance: float = 0.05, partial: bool = False) -> Comparison:
     """Compare rates, as ratios to the yardstick of their run, and peak memory, which needs none.
 
     Args:
         new: JSON of a run of :func:`~gatedvision.benchmark.benchmark_models` with a yardstick.
         old: that of the run it should not fall behind, on the same kind of device and with the same arguments.
         tolerance: relative loss of rate, and growth of memory, that is no regression, 0 to 1.
+        partial: compare what is in both, as of a new run of some models with a table of all.
 
     Raises:
-        ValueError: a file is no such run, or the two are not of the same device, options, models and sizes.
+        ValueError: a file is no such run, or the two are not of the same device, options, models and sizes, or have
+            nothing in common.
     """
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance must be at least 0 and below 1, got {tolerance}")
@@ -43,6 +45,11 @@ def compare_runs(new: Path, old: Path, tolerance: float = 0.05) -> Comparison:
         if found[condition] != known[condition]:
             raise ValueError(f"{condition} differs: {found[condition]!r} in '{new}', {known[condition]!r} in '{old}'")
     found_rows, known_rows = found["rows"], known["rows"]
+    if partial:
+        known_rows = {key: row for key, row in known_rows.items() if key in found_rows}
+        found_rows = {key: found_rows[key] for key in known_rows}
+        if not known_rows:
+            raise ValueError(f"'{new}' and '{old}' have no model, mode, form, size and batch in common")
     for path, missing in {new: known_rows.keys() - found_rows, old: found_rows.keys() - known_rows}.items():
         if missing:
             raise ValueError(f"'{path}' lacks {len(missing)} rows of the other: {_names(missing)}")

@@ -23,12 +23,12 @@ OLD: dict[str, Any] = {
 def compare(tmp_path: Path):
     """Compare OLD with itself after changes to the columns of its second row, or to what is above the rows."""
 
-    def run(changes: dict[str, Any], tolerance: float = 0.05, **above: Any):
+    def run(changes: dict[str, Any], tolerance: float = 0.05, partial: bool = False, **above: Any):
         new = {**copy.deepcopy(OLD), **above}
         new["rows"][min(1, len(new["rows"]) - 1)].update(changes)
         for name, content in {"new": new, "old": OLD}.items():
             (tmp_path / f"{name}.json").write_text(json.dumps(content))
-        return compare_runs(tmp_path / "new.json", tmp_path / "old.json", tolerance)
+        return compare_runs(tmp_path / "new.json", tmp_path / "old.json", tolerance, partial)
 
     return run
 
@@ -62,6 +62,15 @@ def test_the_tolerance(compare):
     assert len(compare({"times yardstick": 1.99}, tolerance=0.0).regressions) == 1
     with pytest.raises(ValueError, match="tolerance must be at least 0 and below 1, got 1"):
         compare({}, tolerance=1)
+
+
+def test_some_of_the_models(compare):
+    other = {**OLD["rows"][0], "model": "another"}
+    rows, regressions = compare({"times yardstick": 1.0}, partial=True, rows=[*copy.deepcopy(OLD["rows"][:2]), other])
+    assert [row["model"] for row in rows] == ["deit", "vig_t"]
+    assert len(regressions) == 1
+    with pytest.raises(ValueError, match="have no model, mode, form, size and batch in common"):
+        compare({}, partial=True, rows=[other])
 
 
 @pytest.mark.parametrize(
