@@ -1,6 +1,6 @@
 """Find the numbers by which kernels are cut that are fastest on the GPU at hand, and keep them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gatedvision.benchmark.attention import random_inputs
 from gatedvision.benchmark.report import DTYPES, Cell, Report
+from gatedvision.benchmark.steps import tensors_of
 from gatedvision.benchmark.timing import note, time_replay
 from gatedvision_kernels import (
     add_rms_norm,
@@ -92,17 +93,13 @@ def make_passes(name: str, dtype: torch.dtype) -> Callable[[], object]:
     """Return a call of an operator's forward and backward pass on random inputs."""
     operator, shapes = OPERATORS[name]
     inputs = [x.requires_grad_() for x in random_inputs(shapes, dtype)]
-    outputs = _outputs(operator(*inputs))
+    outputs = tensors_of(operator(*inputs))
     gradients = random_inputs([tuple(y.shape) for y in outputs], dtype)
 
     def passes() -> object:
-        return torch.autograd.grad(_outputs(operator(*inputs)), inputs, gradients[: len(outputs)])
+        return torch.autograd.grad(tensors_of(operator(*inputs)), inputs, gradients)
 
     return passes
-
-
-def _outputs(result: Tensor | tuple[Tensor, ...]) -> Sequence[Tensor]:
-    return result if isinstance(result, tuple) else (result,)
 
 
 def _time(knob: str, value: int, calls: dict[str, Callable[[], object]], seconds: float) -> float | None:

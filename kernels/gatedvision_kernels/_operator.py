@@ -43,9 +43,12 @@ def custom_op(
     """
     operator = torch.library.custom_op(f"gatedvision::{name}", run, mutates_args=(), schema=schema)
     if triton is not None and not interpreting() and whole is not True:
-        stays = whole if callable(whole) else None
-        operator.register_torch_dispatch(FunctionalTensorMode, partial(_take_apart, run, stays))
+        operator.register_torch_dispatch(FunctionalTensorMode, partial(_take_apart, run, whole or _never))
     return operator
+
+
+def _never(*args: Any, **kwargs: Any) -> bool:
+    return False
 
 
 def compiled_away() -> bool:
@@ -55,12 +58,12 @@ def compiled_away() -> bool:
 
 def launcher(kernel: Any) -> Any:
     """Return what launches a kernel here: itself, or what records the launch in the graph that is being made."""
-    return torch.library.wrap_triton(kernel) if _coming_apart.get() else kernel
+    return torch.library.wrap_triton(kernel) if compiled_away() else kernel
 
 
 def _take_apart(
     run: Callable[..., Any],
-    stays_whole: Callable[..., bool] | None,
+    stays_whole: Callable[..., bool],
     mode: FunctionalTensorMode,
     operator: Any,
     types: Any,
@@ -68,12 +71,12 @@ def _take_apart(
     kwargs: dict[str, Any] | None = None,
 ) -> Any:
     sizes = [size for x in tree_leaves(args) if isinstance(x, Tensor) for size in x.shape]
-    open_sizes = any(isinstance(size, SymInt) for size in sizes)
-    if mode.export or open_sizes or (stays_whole is not None and stays_whole(*args, **(kwargs or {}))):
+    kwargs = kwargs or {}
+    if mode.export or any(isinstance(size, SymInt) for size in sizes) or stays_whole(*args, **kwargs):
         return mode.__torch_dispatch__(operator, types, args, kwargs)
     token = _coming_apart.set(True)
     try:
         with mode:
-            return run(*args, **(kwargs or {}))
+            return run(*args, **kwargs)
     finally:
         _coming_apart.reset(token)

@@ -11,7 +11,7 @@ import torch
 
 from gatedvision_kernels._operator import compiled_away
 from gatedvision_kernels._rows import ceil_div, multiprocessors
-from gatedvision_kernels._triton import tl
+from gatedvision_kernels._triton import jit, tl
 from gatedvision_kernels._tuning import setting
 
 # Tokens whose pairs are weighed by products at once. Chunks of 64 pad images of 196 tokens to 256.
@@ -35,13 +35,28 @@ def cut(rows: int, length: int, device: torch.device) -> tuple[int, int]:
     return ceil_div(chunks, per_segment), per_segment
 
 
-def launch_options(width: int, value_width: int, formats: dict[str, Any], stages: int) -> dict[str, int]:
+@jit
+def locate(number, segments, per_segment, chunks, length, heads, C: tl.constexpr):
+    """Find what a program works on by its number.
+
+    Returns its row, head and segment, the place of the segment's first token among those of the batch, the chunks of
+    the segment, and the tokens of the row from there on.
+    """
+    segment = number % segments
+    row = (number // segments).to(tl.int64)
+    first = segment * per_segment
+    # The batch is one long sequence of tokens.
+    start = row // heads * length + (first * C).to(tl.int64)
+    return row, row % heads, segment, start, tl.minimum(per_segment, chunks - first), length - first * C
+
+
+def launch_options(width: int, value_width: int, formats: dict[str, Any]) -> dict[str, int]:
     """Choose warps and the stages of loads in flight for a kernel that holds a state ``[width, value_width]``.
 
     Operands of four bytes leave no shared memory for more than one stage on the smaller chips.
     """
     narrow = formats["OPERAND"] == tl.bfloat16
-    return {"num_warps": 4 if width * value_width <= 4096 else 8, "num_stages": stages if narrow else 1}
+    return {"num_warps": 4 if width * value_width <= 4096 else 8, "num_stages": 3 if narrow else 1}
 
 
 def few_registers(formats: dict[str, Any], options: dict[str, int]) -> dict[str, int]:

@@ -57,8 +57,8 @@ def differentiate(
     strides = [x.stride(1) for x in (*inputs, doutput)]
     numbers = (scale, length, heads, *strides, ceil_div(length, CHUNK), segments, per_segment)
     constants = {"HAS_BORDERS": segments > 1, "K": width, "V": value_width, "C": CHUNK}
-    constants |= {"LEVELS": CHUNK.bit_length() - 1, **formats}
-    options = launch_options(width, value_width, formats, stages=3)
+    constants |= formats | {"LEVELS": CHUNK.bit_length() - 1}
+    options = launch_options(width, value_width, formats)
     launcher(_query_kernel)[(rows * segments,)](
         *inputs, doutput, borders, deep, *changes, dquery, *numbers, **constants, **few_registers(formats, options)
     )

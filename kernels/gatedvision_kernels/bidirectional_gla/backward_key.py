@@ -20,6 +20,7 @@ from gatedvision_kernels.bidirectional_gla._levels import (
     log_until_exit,
     meets,
 )
+from gatedvision_kernels.bidirectional_gla._segments import locate
 
 
 @jit
@@ -264,15 +265,9 @@ def _key_kernel(
 ):
     # Code that torch.compile writes passes numbers in double precision.
     scale = tl.cast(scale, tl.float32)
-    place = tl.program_id(0).to(tl.int64)
-    segment = tl.program_id(0) % segments
-    row = place // segments
-    batch = row // heads
-    head = row % heads
-    first = segment * per_segment
-    count = tl.minimum(per_segment, chunks - first)
+    place = tl.program_id(0)
+    row, head, segment, start, count, tokens = locate(place, segments, per_segment, chunks, length, heads, C)
     # Scalars stay in uniform registers; tensors of addresses would fill the others.
-    start = batch * length + (first * C).to(tl.int64)
     q_ptr += start * stride_q + head * K
     k_ptr += start * stride_k + head * K
     v_ptr += start * stride_v + head * V
@@ -286,90 +281,50 @@ def _key_kernel(
     dforward_ptr += out
     dbackward_ptr += out
     dv_ptr += (start * heads + head) * V
-    tokens = length - first * C
     rows = tl.num_programs(0) // segments
     leftward = (rows * (segments - 1)).to(tl.int64) * K * V
     border_ptr += (row * (segments - 1) + segment) * K * V
     adjoint_ptr += (row * (segments - 1) + segment) * K * V
-    if tl.load(deep_ptr + place) != 0:
-        _walk(
-            q_ptr,
-            k_ptr,
-            v_ptr,
-            log_decay_forward_ptr,
-            log_decay_backward_ptr,
-            do_ptr,
-            change_forward_ptr,
-            change_backward_ptr,
-            dk_ptr,
-            dv_ptr,
-            dforward_ptr,
-            dbackward_ptr,
-            border_ptr,
-            adjoint_ptr,
-            scale,
-            stride_q,
-            stride_k,
-            stride_v,
-            stride_f,
-            stride_b,
-            stride_o,
-            heads,
-            leftward,
-            tokens,
-            count,
-            segment > 0,
-            segment < segments - 1,
-            HAS_BORDERS,
-            True,
-            K,
-            V,
-            C,
-            LEVELS,
-            OPERAND,
-            PRECISION,
-            GATE,
-            GATE_PRECISION,
-            FLUSH,
-        )
-    else:
-        _walk(
-            q_ptr,
-            k_ptr,
-            v_ptr,
-            log_decay_forward_ptr,
-            log_decay_backward_ptr,
-            do_ptr,
-            change_forward_ptr,
-            change_backward_ptr,
-            dk_ptr,
-            dv_ptr,
-            dforward_ptr,
-            dbackward_ptr,
-            border_ptr,
-            adjoint_ptr,
-            scale,
-            stride_q,
-            stride_k,
-            stride_v,
-            stride_f,
-            stride_b,
-            stride_o,
-            heads,
-            leftward,
-            tokens,
-            count,
-            segment > 0,
-            segment < segments - 1,
-            HAS_BORDERS,
-            False,
-            K,
-            V,
-            C,
-            LEVELS,
-            OPERAND,
-            PRECISION,
-            GATE,
-            GATE_PRECISION,
-            FLUSH,
-        )
+    deep = tl.load(deep_ptr + place)
+    for strong in tl.static_range(2):
+        if deep == strong:
+            _walk(
+                q_ptr,
+                k_ptr,
+                v_ptr,
+                log_decay_forward_ptr,
+                log_decay_backward_ptr,
+                do_ptr,
+                change_forward_ptr,
+                change_backward_ptr,
+                dk_ptr,
+                dv_ptr,
+                dforward_ptr,
+                dbackward_ptr,
+                border_ptr,
+                adjoint_ptr,
+                scale,
+                stride_q,
+                stride_k,
+                stride_v,
+                stride_f,
+                stride_b,
+                stride_o,
+                heads,
+                leftward,
+                tokens,
+                count,
+                segment > 0,
+                segment < segments - 1,
+                HAS_BORDERS,
+                strong == 1,
+                K,
+                V,
+                C,
+                LEVELS,
+                OPERAND,
+                PRECISION,
+                GATE,
+                GATE_PRECISION,
+                FLUSH,
+            )

@@ -23,7 +23,7 @@ from gatedvision_kernels.bidirectional_gla._levels import (
     log_until_exit,
     meets,
 )
-from gatedvision_kernels.bidirectional_gla._segments import CHUNK, cut, few_registers, launch_options
+from gatedvision_kernels.bidirectional_gla._segments import CHUNK, cut, few_registers, launch_options, locate
 
 
 @jit
@@ -200,99 +200,62 @@ def _forward_kernel(
     scale = tl.cast(scale, tl.float32)
     TILES: tl.constexpr = V // BLOCK_V
     tile = tl.program_id(0) % TILES
-    place = (tl.program_id(0) // TILES).to(tl.int64)
-    segment = tl.program_id(0) // TILES % segments
-    row = place // segments
-    batch = row // heads
-    head = row % heads
-    first = segment * per_segment
-    count = tl.minimum(per_segment, chunks - first)
+    place = tl.program_id(0) // TILES
+    row, head, segment, start, count, tokens = locate(place, segments, per_segment, chunks, length, heads, C)
     # Scalars stay in uniform registers; tensors of addresses would fill the others.
-    start = batch * length + (first * C).to(tl.int64)
     q_ptr += start * stride_q + head * K
     k_ptr += start * stride_k + head * K
     v_ptr += start * stride_v + head * V
     log_decay_forward_ptr += start * stride_f + head * K
     log_decay_backward_ptr += start * stride_b + head * K
     o_ptr += (start * heads + head) * V
-    tokens = length - first * C
     rows = tl.num_programs(0) // TILES // segments
     border_ptr += (row * (segments - 1) + segment) * K * V
     leftward = (rows * (segments - 1)).to(tl.int64) * K * V
 
-    strongest = _walk(
-        q_ptr,
-        k_ptr,
-        v_ptr,
-        log_decay_forward_ptr,
-        log_decay_backward_ptr,
-        border_ptr,
-        o_ptr,
-        scale,
-        stride_q,
-        stride_k,
-        stride_v,
-        stride_f,
-        stride_b,
-        heads * V,
-        leftward,
-        tokens,
-        count,
-        segment,
-        segments,
-        tile,
-        HAS_BORDERS,
-        False,
-        K,
-        V,
-        BLOCK_V,
-        C,
-        LEVELS,
-        OPERAND,
-        PRECISION,
-        GATE,
-        GATE_PRECISION,
-        FLUSH,
-    )
-    strong = is_deep(strongest)
-    tl.store(deep_ptr + place, strong.to(tl.int32))
-    if strong:
-        # Threads write where others wrote.
-        tl.debug_barrier()
-        _walk(
-            q_ptr,
-            k_ptr,
-            v_ptr,
-            log_decay_forward_ptr,
-            log_decay_backward_ptr,
-            border_ptr,
-            o_ptr,
-            scale,
-            stride_q,
-            stride_k,
-            stride_v,
-            stride_f,
-            stride_b,
-            heads * V,
-            leftward,
-            tokens,
-            count,
-            segment,
-            segments,
-            tile,
-            HAS_BORDERS,
-            True,
-            K,
-            V,
-            BLOCK_V,
-            C,
-            LEVELS,
-            OPERAND,
-            PRECISION,
-            GATE,
-            GATE_PRECISION,
-            FLUSH,
-        )
+    # All segments, and then once more those with strong gates.
+    strong = 0
+    for deep in tl.static_range(2):
+        if strong == deep:
+            strongest = _walk(
+                q_ptr,
+                k_ptr,
+                v_ptr,
+                log_decay_forward_ptr,
+                log_decay_backward_ptr,
+                border_ptr,
+                o_ptr,
+                scale,
+                stride_q,
+                stride_k,
+                stride_v,
+                stride_f,
+                stride_b,
+                heads * V,
+                leftward,
+                tokens,
+                count,
+                segment,
+                segments,
+                tile,
+                HAS_BORDERS,
+                deep == 1,
+                K,
+                V,
+                BLOCK_V,
+                C,
+                LEVELS,
+                OPERAND,
+                PRECISION,
+                GATE,
+                GATE_PRECISION,
+                FLUSH,
+            )
+            if deep == 0:
+                strong = is_deep(strongest).to(tl.int32)
+                tl.store(deep_ptr + place, strong)
+                # Threads write where others wrote.
+                tl.debug_barrier()
 
 
 def attend(
@@ -355,6 +318,6 @@ def attend(
         C=CHUNK,
         LEVELS=CHUNK.bit_length() - 1,
         **formats,
-        **few_registers(formats, launch_options(width, block_v, formats, stages=3)),
+        **few_registers(formats, launch_options(width, block_v, formats)),
     )
     return output, deep

@@ -31,7 +31,7 @@ from gatedvision_kernels._operator import launcher
 from gatedvision_kernels._rows import ceil_div
 from gatedvision_kernels._triton import jit, tl, triton
 from gatedvision_kernels.bidirectional_gla._levels import exp2, sum_logs
-from gatedvision_kernels.bidirectional_gla._segments import CHUNK, cut, launch_options
+from gatedvision_kernels.bidirectional_gla._segments import CHUNK, cut, launch_options, locate
 
 # Columns of a state that a program sums.
 SUM_COLUMNS = 64
@@ -73,18 +73,13 @@ def _sums_kernel(
     pid = tl.program_id(0)
     direction = pid % 2
     tile = pid // 2 % TILES
-    segment = pid // 2 // TILES % segments
-    row = (pid // 2 // TILES // segments).to(tl.int64)
+    number = pid // 2 // TILES
+    row, head, segment, start, count, tokens = locate(number, segments, per_segment, chunks, length, heads, C)
     rows = tl.num_programs(0) // 2 // TILES // segments
-    batch = row // heads
-    head = row % heads
 
     d_k = tl.arange(0, K)
     d_v = tile * BLOCK_V + tl.arange(0, BLOCK_V)
     r = tl.arange(0, C)
-    first = segment * per_segment
-    count = tl.minimum(per_segment, chunks - first)
-    start = batch * length + (first * C).to(tl.int64)
     x_ptr += start * stride_x + head * K
     y_ptr += start * stride_y + head * V
     gate_ptr = rightward_ptr + start * stride_r + head * K
@@ -92,7 +87,6 @@ def _sums_kernel(
     if direction == 1:
         gate_ptr = leftward_ptr + start * stride_l + head * K
         stride_g = stride_l
-    tokens = length - first * C
     # A token's weight collects the decays of the tokens that the state meets after it, for the adjoint its own too.
     place = tl.where(direction == 0, r, C - 1 - r)
     met = (place[:, None] <= place[None, :]) if ADJOINT else (place[:, None] < place[None, :])
@@ -195,7 +189,7 @@ def border_states(
     logs = x.new_empty((2, rows, segments, width), dtype=torch.float32)
     block_v = min(value_width, SUM_COLUMNS)
     right, left = (log_decay_backward, log_decay_forward) if adjoint else (log_decay_forward, log_decay_backward)
-    options = launch_options(width, block_v, formats, stages=3)
+    options = launch_options(width, block_v, formats)
     # There is little to do for a chunk, and single warps do not wait for others.
     options["num_warps"] = max(1, width * block_v // 2048)
     launcher(_sums_kernel)[(2 * rows * segments * (value_width // block_v),)](
