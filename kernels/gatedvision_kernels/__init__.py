@@ -43,6 +43,7 @@ from gatedvision_kernels.recursive_gate import recursive_gate, recursive_gate_re
 from gatedvision_kernels.rms_norm import add_rms_norm, add_rms_norm_reference, rms_norm, rms_norm_reference
 from gatedvision_kernels.spatial_decomposition import spatial_decomposition, spatial_decomposition_reference
 from gatedvision_kernels.swiglu import swiglu, swiglu_reference
+from gatedvision_kernels.swiglu_mlp import swiglu_mlp, swiglu_mlp_reference
 from gatedvision_kernels.top_k_gates import top_k_gates, top_k_gates_reference
 from gatedvision_kernels.wide_linear import wide_linear, wide_linear_reference
 
@@ -94,6 +95,8 @@ __all__ = [
     "spatial_decomposition",
     "spatial_decomposition_reference",
     "swiglu",
+    "swiglu_mlp",
+    "swiglu_mlp_reference",
     "swiglu_reference",
     "top_k_gates",
     "top_k_gates_reference",

@@ -110,6 +110,14 @@ def swiglu_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     yield Case("swiglu backward", module("swiglu")._backward_kernel, dtype, {}, constants)
 
 
+def swiglu_mlp_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    operand = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}[dtype]
+    constants = {"DIM": 192, "HIDDEN": 512, "BLOCK_ROWS": 64, "BLOCK_COLUMNS": 32, "BLOCK_DEPTH": 32}
+    constants["OPERAND"] = operand
+    yield Case("swiglu_mlp forward", module("swiglu_mlp")._forward_kernel, dtype, {}, constants)
+    yield Case("swiglu_mlp backward", module("swiglu_mlp")._backward_kernel, dtype, {}, constants | {"OUT": 192})
+
+
 def gated_activation_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     forward, backward = (getattr(module("gated_activation"), f"_{way}_kernel") for way in ("forward", "backward"))
     types = {"bias_ptr": "*fp32", "sums_ptr": "*fp32"}
@@ -283,6 +291,7 @@ OPERATORS: tuple[Callable[[str, GPUTarget], Iterator[Case]], ...] = (
     recursive_gate_cases,
     gated_norm_mix_cases,
     swiglu_cases,
+    swiglu_mlp_cases,
     gated_activation_cases,
     gated_product_cases,
     channel_aggregation_cases,

@@ -37,6 +37,7 @@ from gatedvision_kernels import (
     scatter_tokens,
     spatial_decomposition,
     swiglu,
+    swiglu_mlp,
     top_k_gates,
     wide_linear,
 )
@@ -181,6 +182,7 @@ OPERATORS = {
         {"global_weight": (13,), "local_weight": (13,)},
     ),
     "swiglu": Operator(swiglu, {"x": (5, 26)}),
+    "swiglu_mlp": Operator(swiglu_mlp, {"x": (5, 13)}, {"weight_in": (14, 13), "weight_out": (11, 7)}, tolerance=4e-6),
     "spatial_decomposition": Operator(spatial_decomposition, {"x": (2, 3, 13)}, {"scale": (13,)}),
     "gated_product": Operator(gated_product, {"gate": (5, 13), "value": (5, 13)}),
     "gated_product_linear": Operator(
