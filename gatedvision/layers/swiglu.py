@@ -6,19 +6,20 @@ import torch
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from gatedvision.layers._autocast import to_autocast_dtype
 from gatedvision.layers._recompute import recompute_if_compiled
 from gatedvision.layers.linear import Linear
-from gatedvision_kernels import swiglu, swiglu_reference
+from gatedvision_kernels import swiglu_mlp, swiglu_mlp_reference
 
 
 # torch.fx keeps functions whole only if their names begin with a letter.
 @register_notrace_function
-def apply_swiglu(x: Tensor) -> Tensor:
-    """Call the operator: a leaf for torch.fx, plain torch in TorchScript."""
+def apply_swiglu_mlp(x: Tensor, weight_in: Tensor, weight_out: Tensor) -> Tensor:
+    """Call the operator: a leaf for torch.fx, plain torch in TorchScript; autocast applies to ``x``."""
     if torch.jit.is_scripting():
-        return swiglu_reference(x)
+        return swiglu_mlp_reference(x, weight_in, weight_out)
     else:
-        return swiglu(x)
+        return swiglu_mlp(to_autocast_dtype(x), weight_in, weight_out)
 
 
 def swiglu_width(dim: int, multiple: int) -> int:
@@ -29,7 +30,8 @@ def swiglu_width(dim: int, multiple: int) -> int:
 class SwiGluMlp(nn.Module):
     """``proj_out(silu(gate) * value)``, gate and value from one linear layer (Shazeer, arXiv:2002.05202).
 
-    What is hidden is a third of all that training a ViG keeps; in compiled training it is computed again instead.
+    What is hidden would be a third of all that training a ViG keeps. The kernels compute it again instead, and where
+    there are none compiled training does.
 
     Args:
         dim: channels of input and output.
@@ -51,4 +53,4 @@ class SwiGluMlp(nn.Module):
             return recompute_if_compiled(self._map, x)
 
     def _map(self, x: Tensor) -> Tensor:
-        return self.proj_out(apply_swiglu(self.proj_in(x)))
+        return apply_swiglu_mlp(x, self.proj_in.weight, self.proj_out.weight)

@@ -54,7 +54,10 @@ def test_keeps_its_inputs_alone(make_inputs):
     ("change", "message"),
     [
         ({"x": torch.ones(2, 5)}, r"weight_in must be \[2I, D\] beside x \[..., D\], got \[6, 4\], \[2, 5\]"),
-        ({"weight_out": torch.ones(2, 4)}, r"weight_out must be \[O, I\] beside weight_in \[2I, D\], got \[2, 4\], \[6"),
+        (
+            {"weight_out": torch.ones(2, 4)},
+            r"weight_out must be \[O, I\] beside weight_in \[2I, D\], got \[2, 4\], \[6",
+        ),
         ({"x": torch.ones(2, 4).long()}, "x must be floating point, got torch.int64"),
     ],
 )
