@@ -33,8 +33,8 @@ KNOBS = {
     # Elements of a tile of whole rows: of norms and SwiGLU, and of the gated mix and of channel aggregation, whose
     # backward kernels have seven tiles in registers at once.
     "row_elements": Knob(4096, (1024, 2048, 8192)),
-    "mix_elements": Knob(2048, (1024, 4096)),
-    "aggregation_elements": Knob(2048, (1024, 4096)),
+    "mix_elements": Knob(1024, (2048, 4096)),
+    "aggregation_elements": Knob(1024, (2048, 4096)),
     # Programs a multiprocessor that share rows and keep partial sums of them.
     "row_programs": Knob(4, (2, 8)),
     # Programs a multiprocessor among which long sequences are cut, and what registers a thread of theirs has (0: all).

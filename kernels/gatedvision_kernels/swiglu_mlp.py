@@ -31,7 +31,7 @@ from gatedvision_kernels._two_ways import two_ways
 from gatedvision_kernels.swiglu import swiglu, swiglu_reference
 
 FORWARD_TILE = {"BLOCK_ROWS": 128, "BLOCK_COLUMNS": 64, "BLOCK_DEPTH": 64, "num_warps": 8, "num_stages": 3}
-BACKWARD_TILE = {"BLOCK_ROWS": 128, "BLOCK_COLUMNS": 64, "BLOCK_DEPTH": 64, "num_warps": 8, "num_stages": 3}
+BACKWARD_TILE = {"BLOCK_ROWS": 128, "BLOCK_COLUMNS": 128, "BLOCK_DEPTH": 64, "num_warps": 8, "num_stages": 3}
 
 
 def swiglu_mlp(x: Tensor, weight_in: Tensor, weight_out: Tensor, *, backend: str = "auto") -> Tensor:

@@ -109,7 +109,7 @@ def _decay_little(left: Tensor, right: Tensor) -> bool:
         if torch._C._functorch.is_batchedtensor(left):
             return False
     # Factors of quotients then stay within exp(16): none is lost, and float32 knows them to 1e-6.
-    return left.numel() > 0 and float(torch.minimum(left, right).min()) > -32.0
+    return left.numel() > 0 and float(torch.minimum(left.detach(), right.detach()).min()) > -32.0
 
 
 def _weights_by_quotients(q: Tensor, k: Tensor, prefix: Tensor, suffix: Tensor) -> Tensor:
