@@ -12,180 +12,69 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-from gatedvision.benchmark import (  # noqa: E402
-    Report,
-    benchmark_attention,
-    benchmark_blocks,
-    benchmark_experts,
-    benchmark_mixed_scale,
-    benchmark_models,
-    benchmark_plain,
-    compare_runs,
-    tune_kernels,
-)
-from gatedvision.benchmark.plain_models import SMALLEST  # noqa: E402
+from gatedvision import benchmark  # noqa: E402
+from gatedvision.benchmark import arguments  # noqa: E402
 from gatedvision.benchmark.report import check_out, markdown_table  # noqa: E402
 from gatedvision.engine.launch import exit_with_message  # noqa: E402
+
+BENCHMARKS = {
+    "operator": (
+        benchmark.benchmark_attention,
+        arguments.add_operator,
+        "bidirectional gated linear attention beside its peers",
+    ),
+    "blocks": (
+        benchmark.benchmark_blocks,
+        arguments.add_blocks,
+        "the last block of each stage of HorNet and MogaNet, and its floor",
+    ),
+    "model": (
+        benchmark.benchmark_models,
+        arguments.add_model,
+        "images per second of these models, timm's and others, in turns",
+    ),
+    "experts": (
+        benchmark.benchmark_experts,
+        arguments.add_experts,
+        "a layer of experts beside its peers, by default V-MoE-B/16's",
+    ),
+    "scales": (
+        benchmark.benchmark_mixed_scale,
+        arguments.add_scales,
+        "tokens of two scales beside timm's plain vision transformer",
+    ),
+    "tune": (
+        benchmark.tune_kernels,
+        arguments.add_tune,
+        "numbers by which kernels are cut, for the GPU at hand, and keep the best",
+    ),
+    "plain": (
+        benchmark.benchmark_plain,
+        arguments.add_plain,
+        "forward passes on the CPU beside forms in plain PyTorch",
+    ),
+}
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Time operators, layers and models, on the GPU where there is one.")
     commands = parser.add_subparsers(required=True)
-    add_operator(commands.add_parser("operator", help="bidirectional gated linear attention beside its peers"))
-    add_blocks(commands.add_parser("blocks", help="the last block of each stage of HorNet and MogaNet, and its floor"))
-    add_model(commands.add_parser("model", help="images per second of these models, timm's and others, in turns"))
-    add_experts(commands.add_parser("experts", help="a layer of experts beside its peers, by default V-MoE-B/16's"))
-    add_scales(commands.add_parser("scales", help="tokens of two scales beside timm's plain vision transformer"))
-    add_tune(
-        commands.add_parser("tune", help="numbers by which kernels are cut, for the GPU at hand, and keep the best")
-    )
-    for command in commands.choices.values():
-        command.add_argument("--dtype", choices=["bf16", "fp16", "fp32"], default="bf16")
-    add_plain(commands.add_parser("plain", help="forward passes on the CPU beside forms in plain PyTorch"))
-    for command in commands.choices.values():
+    for name, (timed, add_arguments, help) in BENCHMARKS.items():
+        command = commands.add_parser(name, help=help)
+        command.set_defaults(function=print_report, timed=timed)
+        add_arguments(command)
+        if name != "plain":
+            command.add_argument("--dtype", choices=["bf16", "fp16", "fp32"], default="bf16")
         command.add_argument("--out", type=Path, metavar="FILE.json", help="for the results; the table goes to FILE.md")
-    add_compare(commands.add_parser("compare", help="a run of models with an older one; exit code 1 if it is worse"))
+    command = commands.add_parser("compare", help="a run of models with an older one; exit code 1 if it is worse")
+    command.set_defaults(function=print_comparison)
+    arguments.add_compare(command)
     return parser.parse_args()
 
 
-def add_operator(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of an operator."""
-    command.set_defaults(function=print_report, benchmark=benchmark_attention)
-    command.add_argument("--batch", type=int, default=128)
-    command.add_argument("--tokens", type=int, default=196)
-    command.add_argument("--heads", type=int, default=6)
-    command.add_argument("--key-width", type=int, default=32, help="of a head, for queries too")
-    command.add_argument("--value-width", type=int, default=64, help="of a head")
-    command.add_argument("--bandwidth", type=float, default=3.0, help="of the memory, TB/s, for the floor")
-    command.add_argument("--seconds", type=float, default=0.5, help="to spend on each measurement")
-
-
-def add_tune(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of tuning."""
-    command.set_defaults(function=print_report, benchmark=tune_kernels)
-    command.add_argument("--seconds", type=float, default=0.2, help="to spend on each measurement")
-
-
-def add_blocks(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of blocks."""
-    command.set_defaults(function=print_report, benchmark=benchmark_blocks)
-    command.add_argument("names", nargs="+", metavar="MODEL")
-    command.add_argument("--batch-size", type=int, default=128)
-    command.add_argument("--img-size", type=int, default=224, help="side of an image, pixels")
-    command.add_argument(
-        "--depthwise-rate",
-        type=float,
-        default=33.5,
-        help="float32 multiply-adds of the device, 1e12 a second, by its data sheet (default: of H100 and H200)",
-    )
-    command.add_argument("--seconds", type=float, default=0.5, help="to spend on each measurement")
-
-
-def add_model(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of models."""
-    command.set_defaults(function=print_report, benchmark=benchmark_models)
-    command.add_argument(
-        "names",
-        nargs="+",
-        metavar="MODEL",
-        help="a name of timm's or module:callable, with arguments as in 'vig_s(drop_path_rate=0.1)'; '*' and '?' stand "
-        "for anything in the names of this package's",
-    )
-    command.add_argument(
-        "--batch-size", "--batch", dest="batch_sizes", nargs="+", type=int, default=[128], metavar="IMAGES"
-    )
-    command.add_argument(
-        "--img-size",
-        "--size",
-        dest="img_sizes",
-        nargs="+",
-        type=int,
-        default=[None],
-        metavar="PIXELS",
-        help="of a side (default: each model's own)",
-    )
-    command.add_argument("--mode", choices=["inference", "training", "both"], default="both")
-    command.add_argument(
-        "--compile",
-        dest="forms",
-        nargs="?",
-        const="default",
-        action="append",
-        choices=["eager", "default", "reduce-overhead", "max-autotune"],
-        help="in a mode of torch.compile; reduce-overhead replays CUDA graphs; may be repeated, and with eager, too",
-    )
-    command.add_argument("--channels-last", action="store_true", help="lay weights and images out with channels last")
-    command.add_argument("--yardstick", metavar="MODEL", help="timed, too, in each comparison: rates as ratios to it")
-    command.add_argument("--together", type=int, default=8, help="models held on the device at once and timed in turns")
-    command.add_argument("--seconds", type=float, default=3.0, help="to spend on each measurement")
-    command.add_argument(
-        "--plot",
-        type=Path,
-        metavar="FILE.png",
-        help="draw throughput and memory against resolution, and time against its floor",
-    )
-
-
-def add_experts(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of a layer of experts."""
-    command.set_defaults(function=print_report, benchmark=benchmark_experts)
-    command.add_argument("--images", type=int, default=128, help="routed in groups of 8")
-    command.add_argument("--tokens", type=int, default=197, help="of an image")
-    command.add_argument("--width", type=int, default=768, help="of a token")
-    command.add_argument("--hidden", type=int, default=3072, help="width within an expert")
-    command.add_argument("--experts", type=int, default=8)
-    command.add_argument("--selected", type=int, default=2, help="experts of a token")
-    command.add_argument("--capacities", type=float, nargs="+", default=[1.05, 0.5], metavar="FACTOR")
-    command.add_argument("--seconds", type=float, default=0.5, help="to spend on each measurement")
-
-
-def add_scales(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of tokens of two scales."""
-    command.set_defaults(function=print_report, benchmark=benchmark_mixed_scale)
-    command.add_argument("--size", choices=["tiny", "small", "base"], default="small")
-    command.add_argument("--coarse-shares", type=float, nargs="+", default=[0.5, 0.9], metavar="SHARE")
-    packings = ["padded", "varlen", "jagged", "flex", "budget"]
-    command.add_argument("--packings", nargs="+", choices=[*packings, "dense"], default=packings)
-    command.add_argument("--batch-size", type=int, default=256)
-    command.add_argument("--img-size", type=int, default=224, help="side of an image, pixels")
-    command.add_argument("--mode", choices=["inference", "training", "both"], default="both")
-    command.add_argument(
-        "--compile",
-        nargs="?",
-        const="default",
-        choices=["default", "reduce-overhead", "max-autotune"],
-        help="time what has static shapes compiled, too, in a mode of torch.compile",
-    )
-    command.add_argument("--seconds", type=float, default=3.0, help="to spend on each measurement")
-
-
-def add_plain(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of models beside plain PyTorch."""
-    command.set_defaults(function=print_report, benchmark=benchmark_plain)
-    command.add_argument(
-        "names",
-        nargs="*",
-        default=SMALLEST,
-        metavar="MODEL",
-        help="a model of this package, with arguments as in 'vig_s(depth=3)'; by default the smallest of each family",
-    )
-    command.add_argument("--batch-size", dest="batch_sizes", nargs="+", type=int, default=[1, 8], metavar="IMAGES")
-    command.add_argument("--img-size", type=int, metavar="PIXELS", help="of a side; by default the model's own")
-    command.add_argument("--seconds", type=float, default=3.0, help="to spend on each measurement")
-
-
-def add_compare(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of a comparison."""
-    command.set_defaults(function=print_comparison)
-    command.add_argument("new", type=Path, help="JSON of a run of models with a yardstick")
-    command.add_argument("old", type=Path, help="that of the run before: same command, same kind of device")
-    command.add_argument("--tolerance", type=float, default=0.05, help="loss, relative, that is no regression")
-    command.add_argument("--partial", action="store_true", help="compare what is in both: a run of some models")
-
-
 def print_report(
-    benchmark: Callable[..., Report], out: Path | None, plot: Path | None = None, **arguments: Any
+    timed: Callable[..., benchmark.Report], out: Path | None, plot: Path | None = None, **options: Any
 ) -> None:
     """Run a benchmark, write its results, print its table and draw it."""
     # What would keep the results from being written is said before hours of timing.
@@ -193,7 +82,7 @@ def print_report(
         check_out(out)
     drawing = None if plot is None else importlib.import_module("gatedvision.benchmark.plot")
     command = shlex.join(["python", *sys.argv])
-    report = benchmark(**arguments)
+    report = timed(**options)
     if out is not None:
         report.write(out, command)
     print(report.to_markdown(command))
@@ -201,9 +90,9 @@ def print_report(
         drawing.draw_models(report, plot)
 
 
-def print_comparison(**arguments: Any) -> None:
+def print_comparison(**options: Any) -> None:
     """Print two runs as a table, and each regression on stderr; leave with exit code 1 if there is one."""
-    rows, regressions = compare_runs(**arguments)
+    rows, regressions = benchmark.compare_runs(**options)
     print(markdown_table(rows))
     for regression in regressions:
         print(f"regression: {regression}", file=sys.stderr)
@@ -211,5 +100,5 @@ def print_comparison(**arguments: Any) -> None:
 
 
 if __name__ == "__main__":
-    arguments = vars(parse_args())
-    exit_with_message(arguments.pop("function"), **arguments)
+    chosen = vars(parse_args())
+    exit_with_message(chosen.pop("function"), **chosen)
