@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from gatedvision.layers._autocast import autocast_dtype, to_autocast_dtype
 from gatedvision.layers._exporting import is_exporting
-from gatedvision.layers.conv_batch_norm import ConvBatchNorm, Sizes, has_hooks, make_conv, per_axis
+from gatedvision.layers._hooks import has_hooks
+from gatedvision.layers.conv_batch_norm import ConvBatchNorm, Sizes, make_conv, per_axis
 from gatedvision.layers.resize_linear import resize_linear
 from gatedvision_kernels import additive_gate
 from gatedvision_kernels._dispatch import use_triton

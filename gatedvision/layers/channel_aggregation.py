@@ -3,10 +3,12 @@
 from typing import Any, Optional
 
 import torch
+import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
 from gatedvision.layers._autocast import to_autocast_dtype
+from gatedvision.layers._hooks import are_plain
 from gatedvision.layers.depthwise_conv import DepthwiseConv
 from gatedvision.layers.linear import Linear
 from gatedvision_kernels import channel_aggregation_linear, channel_aggregation_linear_reference
@@ -76,8 +78,13 @@ class ChannelAggregationFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, H, W, C]`` to the same shape."""
+        hidden = self.conv_dw(self.proj_in(x))
+        if not torch.jit.is_scripting():
+            if not are_plain(self.proj_common, self.proj_out):
+                hidden = F.gelu(hidden)
+                return self.proj_out(hidden + self.scale * (hidden - F.gelu(self.proj_common(hidden))))
         return project_aggregated_channels(
-            self.conv_dw(self.proj_in(x)),
+            hidden,
             self.proj_common.weight,
             self.proj_common.bias,
             self.scale,

@@ -6,6 +6,8 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor, nn
 
+from gatedvision.layers._hooks import has_hooks
+
 Sizes = Union[int, Sequence[int]]
 
 
@@ -79,12 +81,6 @@ def make_transposed_conv(
 def make_batch_norm(dim: int, spatial_dims: int = 2, **dd: Any) -> nn.Module:
     """Return a batch norm of images or volumes."""
     return _BATCH_NORMS[spatial_dims](dim, **dd)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Tell whether something waits for a module to be called."""
-    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-    return any(getattr(module, kind) for kind in kinds)
 
 
 class ConvBatchNorm(nn.Sequential):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from gatedvision.layers._hooks import are_plain
 from gatedvision.layers.linear import Linear
 from gatedvision_kernels import bias_gelu_linear
 from gatedvision_kernels._linear import apply_linear
@@ -39,4 +40,7 @@ class GeluMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., D]`` to ``[..., D]``."""
+        if not torch.jit.is_scripting():
+            if not are_plain(self.fc1, self.fc2):
+                return self.fc2(F.gelu(self.fc1(x)))
         return apply_gelu_mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)

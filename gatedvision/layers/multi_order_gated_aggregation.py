@@ -8,9 +8,11 @@ from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
 from gatedvision.layers._autocast import to_autocast_dtype
+from gatedvision.layers._hooks import are_plain
 from gatedvision.layers.linear import Linear
 from gatedvision.layers.multi_order_dwconv import MultiOrderDWConv
 from gatedvision_kernels import (
+    gated_product,
     gated_product_linear,
     gated_product_linear_reference,
     spatial_decomposition,
@@ -102,4 +104,7 @@ class MultiOrderGatedAggregation(nn.Module):
         """Mix ``[B, H, W, C]``, normalised, into the same shape."""
         y = decompose_spatially(self.proj_in(x), self.scale)
         gate, value = self.proj_gate(y), self.value(y)
+        if not torch.jit.is_scripting():
+            if not are_plain(self.proj_out):
+                return x + self.proj_out(gated_product(gate, value.to(gate.dtype), double=self.double_gate))
         return x + project_gated_product(gate, value, self.proj_out.weight, self.proj_out.bias, self.double_gate)

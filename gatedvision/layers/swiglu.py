@@ -7,9 +7,10 @@ from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
 from gatedvision.layers._autocast import to_autocast_dtype
+from gatedvision.layers._hooks import are_plain
 from gatedvision.layers._recompute import recompute_if_compiled
 from gatedvision.layers.linear import Linear
-from gatedvision_kernels import swiglu_mlp, swiglu_mlp_reference
+from gatedvision_kernels import swiglu, swiglu_mlp, swiglu_mlp_reference
 
 
 # torch.fx keeps functions whole only if their names begin with a letter.
@@ -53,4 +54,7 @@ class SwiGluMlp(nn.Module):
             return recompute_if_compiled(self._map, x)
 
     def _map(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            if not are_plain(self.proj_in, self.proj_out):
+                return self.proj_out(swiglu(self.proj_in(x)))
         return apply_swiglu_mlp(x, self.proj_in.weight, self.proj_out.weight)
