@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gatedvision_kernels import swiglu_mlp, swiglu_mlp_reference
+from gatedvision_kernels.swiglu_mlp import _stages
 
 # Rows, D, I and O: ones; primes; one row, channel and column over the tiles; and on a GPU two of ViG's layers.
 SHAPES = [(1, 1, 1, 1), (7, 13, 5, 3), (129, 65, 65, 66)]
@@ -40,6 +41,14 @@ def test_weights_of_another_dtype(make_inputs, assert_agrees):
     inputs = make_inputs(shapes(9, 16, 32, 8))
     inputs["x"] = inputs["x"].bfloat16()
     assert_agrees(swiglu_mlp, inputs, tolerance=2**-6)
+
+
+@pytest.mark.skipif(torch.version.hip is not None, reason="of NVIDIA's chips")
+@pytest.mark.parametrize(("capability", "stages"), [((8, 0), 3), ((8, 6), 2), ((9, 0), 3), ((12, 0), 2)])
+def test_small_chips_load_less_at_once(capability, stages, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert _stages.__wrapped__(torch.device("cuda", 0), torch.bfloat16) == stages
+    assert _stages.__wrapped__(torch.device("cuda", 0), torch.float32) == 1
 
 
 def test_keeps_its_inputs_alone(make_inputs):
