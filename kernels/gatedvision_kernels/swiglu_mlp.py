@@ -81,6 +81,14 @@ def _check(x: Tensor, weight_in: Tensor, weight_out: Tensor) -> None:
 
 
 @jit
+def _place(HIDDEN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr):
+    """Return the rows and the hidden columns of a program's tile; neighbours share rows."""
+    BLOCKS: tl.constexpr = (HIDDEN + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
+    rows = (tl.program_id(0) // BLOCKS).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    return rows, tl.program_id(0) % BLOCKS * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+
+
+@jit
 def _hide(
     x_ptr,
     weight_ptr,
@@ -125,10 +133,7 @@ def _forward_kernel(
     BLOCK_DEPTH: tl.constexpr,
     OPERAND: tl.constexpr,
 ):
-    # Neighbours share rows.
-    BLOCKS: tl.constexpr = (HIDDEN + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
-    rows = (tl.program_id(0) // BLOCKS).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    columns = tl.program_id(0) % BLOCKS * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+    rows, columns = _place(HIDDEN, BLOCK_ROWS, BLOCK_COLUMNS)
     gate, value = _hide(
         x_ptr,
         weight_ptr,
@@ -167,9 +172,7 @@ def _backward_kernel(
     BLOCK_DEPTH: tl.constexpr,
     OPERAND: tl.constexpr,
 ):
-    BLOCKS: tl.constexpr = (HIDDEN + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
-    rows = (tl.program_id(0) // BLOCKS).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    columns = tl.program_id(0) % BLOCKS * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+    rows, columns = _place(HIDDEN, BLOCK_ROWS, BLOCK_COLUMNS)
     grad_y = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
     for start in range(0, OUT, BLOCK_DEPTH):
         depth = start + tl.arange(0, BLOCK_DEPTH)
