@@ -70,6 +70,9 @@ def parse_args() -> argparse.Namespace:
     command = commands.add_parser("compare", help="a run of models with an older one; exit code 1 if it is worse")
     command.set_defaults(function=print_comparison)
     arguments.add_compare(command)
+    command = commands.add_parser("merge", help="runs of models with a yardstick into one table")
+    command.set_defaults(function=print_merged)
+    arguments.add_merge(command)
     return parser.parse_args()
 
 
@@ -97,6 +100,11 @@ def print_comparison(**options: Any) -> None:
     for regression in regressions:
         print(f"regression: {regression}", file=sys.stderr)
     sys.exit(1 if regressions else 0)
+
+
+def print_merged(**options: Any) -> None:
+    """Write several runs as one, and print their table."""
+    print(benchmark.merge_runs(**options, command=shlex.join(["python", *sys.argv])))
 
 
 if __name__ == "__main__":

@@ -131,3 +131,9 @@ def add_compare(command: ArgumentParser) -> None:
     command.add_argument("old", type=Path, help="that of the run before: same command, same kind of device")
     command.add_argument("--tolerance", type=float, default=0.05, help="loss, relative, that is no regression")
     command.add_argument("--partial", action="store_true", help="compare what is in both: a run of some models")
+
+
+def add_merge(command: ArgumentParser) -> None:
+    """Add the arguments of a merger."""
+    command.add_argument("runs", type=Path, nargs="+", help="JSON of runs of models with a yardstick, one device")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="for all; the table to FILE.md")

@@ -9,6 +9,7 @@ from gatedvision.benchmark.report import Cell
 
 KEYS = ("model", "mode", "form", "size", "batch")
 CONDITIONS = ("device", "title")
+FACTS = (*CONDITIONS, "versions", "command")
 
 Key = tuple[Any, ...]
 
@@ -40,7 +41,7 @@ def compare_runs(new: Path, old: Path, tolerance: float = 0.05, partial: bool = 
     """
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance must be at least 0 and below 1, got {tolerance}")
-    found, known = _read(new), _read(old)
+    found, known = read_run(new), read_run(old)
     for condition in CONDITIONS:
         if found[condition] != known[condition]:
             raise ValueError(f"{condition} differs: {found[condition]!r} in '{new}', {known[condition]!r} in '{old}'")
@@ -63,19 +64,24 @@ def compare_runs(new: Path, old: Path, tolerance: float = 0.05, partial: bool = 
         row |= {f"old {RATIO}": before[RATIO], f"new {RATIO}": after[RATIO], "change (%)": change}
         rows.append({**row, f"old {MEMORY}": before[MEMORY], f"new {MEMORY}": after[MEMORY]})
         if before[RATIO] is not None and after[RATIO] is None:
-            regressions.append(f"{_name(key)}: was not timed")
+            regressions.append(f"{name_of(key)}: was not timed")
         if change is not None and change < -100 * tolerance:
-            regressions.append(f"{_name(key)}: {before[RATIO]:.3g} to {after[RATIO]:.3g} {RATIO} ({change:+.1f} %)")
+            regressions.append(f"{name_of(key)}: {before[RATIO]:.3g} to {after[RATIO]:.3g} {RATIO} ({change:+.1f} %)")
         if growth is not None and growth > 100 * tolerance:
-            regressions.append(f"{_name(key)}: {before[MEMORY]:.3g} to {after[MEMORY]:.3g} GiB ({growth:+.1f} %)")
+            regressions.append(f"{name_of(key)}: {before[MEMORY]:.3g} to {after[MEMORY]:.3g} GiB ({growth:+.1f} %)")
     return Comparison(rows, regressions)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_run(path: Path) -> dict[str, Any]:
+    """Read what a run of models with a yardstick wrote, its ``rows`` by their :data:`KEYS`.
+
+    Raises:
+        ValueError: the file is no such run.
+    """
     try:
         content = json.loads(path.read_text())
         rows: dict[Key, dict[str, Any]] = {tuple(row[key] for key in KEYS): row for row in content["rows"]}
-        read = {**{name: content[name] for name in CONDITIONS}, "rows": rows}
+        read = {**{name: content[name] for name in FACTS}, "rows": rows}
         timed = any(row[RATIO] is not None for row in rows.values())
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"'{path}' was not written by tools/benchmark.py model --out: {error}") from error
@@ -89,10 +95,11 @@ def _change(after: float | None, before: float | None) -> float | None:
     return None if after is None or before is None else 100 * (after / before - 1)
 
 
-def _name(key: Key) -> str:
+def name_of(key: Key) -> str:
+    """Name what was timed."""
     model, mode, form, size, batch = key
     return f"{model}, {mode}, {form}, {size} pixels, batch {batch}"
 
 
 def _names(keys: set[Key]) -> str:
-    return "; ".join(sorted(map(_name, keys)))
+    return "; ".join(sorted(map(name_of, keys)))

@@ -31,7 +31,7 @@ class Report:
 
     def to_markdown(self, command: str) -> str:
         """Return one line with device, versions, title and command, and the table below it."""
-        return f"{device_name()}; {_versions_line()}; {self.title}; `{command}`\n\n{markdown_table(self.rows)}"
+        return markdown_of(self._content(command))
 
     def write(self, path: Path, command: str) -> None:
         """Write the report as JSON, and beside it, as ``.md``, as Markdown."""
@@ -41,14 +41,23 @@ class Report:
     def write_json(self, path: Path, command: str) -> None:
         """Write the same, unrounded, as JSON; a spread has ``median``, ``low`` and ``high``."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = {
+        path.write_text(json.dumps(self._content(command), indent=2, default=asdict) + "\n")
+
+    def _content(self, command: str) -> dict[str, Any]:
+        return {
             "device": device_name(),
             "versions": package_versions(),
             "title": self.title,
             "command": command,
             "rows": self.rows,
         }
-        path.write_text(json.dumps(content, indent=2, default=asdict) + "\n")
+
+
+def markdown_of(content: dict[str, Any]) -> str:
+    """Return what a report wrote as JSON, or would, as :meth:`Report.to_markdown` does."""
+    versions = ", ".join(f"{name} {number or 'not installed'}" for name, number in content["versions"].items())
+    head = f"{content['device']}; {versions}; {content['title']}; `{content['command']}`"
+    return f"{head}\n\n{markdown_table(content['rows'])}"
 
 
 def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -93,11 +102,10 @@ def package_versions() -> dict[str, str | None]:
     return versions
 
 
-def _versions_line() -> str:
-    return ", ".join(f"{name} {number or 'not installed'}" for name, number in package_versions().items())
-
-
-def _text(cell: Cell) -> str:
+def _text(cell: Cell | dict[str, float]) -> str:
     if cell is None:
         return "n/a"
+    # As JSON keeps it.
+    if isinstance(cell, dict):
+        cell = Spread(**cell)
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)

@@ -18,7 +18,10 @@ PAIRS = {
     arguments.add_tune: (benchmark.tune_kernels, []),
     arguments.add_plain: (benchmark.benchmark_plain, []),
     arguments.add_compare: (benchmark.compare_runs, ["new.json", "old.json"]),
+    arguments.add_merge: (benchmark.merge_runs, ["new.json", "--out", "all.json"]),
 }
+# What the tool passes beside a command's own options; to those not named, the precision.
+BESIDE = {arguments.add_plain: {}, arguments.add_compare: {}, arguments.add_merge: {"command": "python"}}
 
 
 @pytest.mark.parametrize("add", PAIRS, ids=lambda add: add.__name__)
@@ -29,9 +32,7 @@ def test_options_are_parameters(add: Callable[[ArgumentParser], None]) -> None:
     options = vars(command.parse_args(least))
     # A plot is drawn of the results, by the tool.
     options.pop("plot", None)
-    signature(timed).bind(
-        **options, **({} if add in (arguments.add_plain, arguments.add_compare) else {"dtype": "bf16"})
-    )
+    signature(timed).bind(**options, **BESIDE.get(add, {"dtype": "bf16"}))
 
 
 def test_every_command_is_one_of_them() -> None:

@@ -11,6 +11,8 @@ ROW = {"model": "vig_t", "mode": "training", "form": "eager", "size": 224, "batc
 OLD: dict[str, Any] = {
     "device": "H100",
     "title": "bf16, yardstick deit",
+    "versions": {"torch": "2.11.0", "triton": None},
+    "command": "python tools/benchmark.py model vig_t --yardstick deit",
     "rows": [
         {**ROW, "model": "deit", "times yardstick": 1.0, "peak memory (GiB)": 4.0},
         {**ROW, "times yardstick": 2.0, "peak memory (GiB)": 3.0},
