@@ -30,6 +30,7 @@ from gatedvision_kernels.gather_tokens import (
     scatter_tokens,
     scatter_tokens_reference,
 )
+from gatedvision_kernels.key_gains import key_gains, key_gains_reference
 from gatedvision_kernels.layer_norm import (
     add_layer_norm,
     add_layer_norm_reference,
@@ -78,6 +79,8 @@ __all__ = [
     "gated_product_reference",
     "gather_tokens",
     "gather_tokens_reference",
+    "key_gains",
+    "key_gains_reference",
     "layer_norm",
     "layer_norm_reference",
     "moe_combine",

@@ -211,6 +211,19 @@ def slot_rows_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     yield Case("moe_combine gradient of the gates", by_choice, dtype, types | {"y_ptr": "*fp32"}, constants)
 
 
+def key_gains_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
+    types = dict.fromkeys(("log_sum_ptr", "dot_ptr", "gain_ptr"), "*fp32") | {"scale": "fp32"}
+    operand = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}[dtype]
+    for width in (64, 128):
+        tile = module("key_gains")._tile(width, 4 if dtype == "fp32" else 2)
+        constants = {"WIDTH": width, "OPERAND": operand, **tile}
+        num_warps = constants.pop("num_warps")
+        constants.pop("num_stages")
+        for name in ("rows", "keys"):
+            kernel = getattr(module("key_gains"), f"_{name}_kernel")
+            yield Case(f"key_gains {name}, {width} wide", kernel, dtype, types, constants, num_warps)
+
+
 def top_k_gates_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     types = {"gates_ptr": "*fp32", "grad_gates_ptr": "*fp32", "experts_ptr": "*i64"}
     forward, backward = (getattr(module("top_k_gates"), f"_{way}_kernel") for way in ("forward", "backward"))
@@ -302,6 +315,7 @@ OPERATORS: tuple[Callable[[str, GPUTarget], Iterator[Case]], ...] = (
     slot_rows_cases,
     top_k_gates_cases,
     moe_slots_cases,
+    key_gains_cases,
     wide_linear_cases,
     additive_gate_cases,
     bidirectional_gla_cases,

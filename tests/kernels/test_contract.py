@@ -28,6 +28,7 @@ from gatedvision_kernels import (
     gated_product,
     gated_product_linear,
     gather_tokens,
+    key_gains,
     layer_norm,
     moe_combine,
     moe_dispatch,
@@ -136,6 +137,20 @@ def take_slots(x: Tensor, priority: Tensor, **options) -> tuple[Tensor, Tensor, 
     return x * slots.view(x.shape), x.sum() * choices, priority
 
 
+PAIRS = dict.fromkeys(("query", "key", "value", "output", "grad"), (5, 2, 4))
+
+
+def gains_arguments(gates: Tensor, **tensors: Tensor) -> dict[str, Tensor]:
+    """Switch on the first token and those with positive numbers."""
+    return {**tensors, "gates": torch.cat([torch.ones_like(gates[:, :1]), (gates[:, 1:] > 0).to(gates)], 1)}
+
+
+def take_gains(gates: Tensor, backend: str = "auto", **tensors: Tensor) -> tuple[Tensor, ...]:
+    """Mark the gates, so that there is something to differentiate."""
+    gains = key_gains(**gains_arguments(gates, **tensors), backend=backend)
+    return gates * gains, *tensors.values()
+
+
 OPERATORS = {
     "bidirectional_gla": Operator(
         scan,
@@ -194,6 +209,7 @@ OPERATORS = {
     "top_k_gates": Operator(choose, {"logits": (5, 7)}, options={"num_selected": 3}),
     "wide_linear": Operator(wide_linear, {"x": (5, 13)}, {"weight": (7, 13)}, tolerance=4e-6),
     "gather_tokens": Operator(gather, {"x": (5, 13)}, arguments=gather_arguments),
+    "key_gains": Operator(take_gains, {**PAIRS, "gates": (5,)}, arguments=gains_arguments, tolerance=1e-5),
     "scatter_tokens": Operator(scatter, {"x": (5, 13)}, arguments=scatter_arguments),
     "channel_aggregation": Operator(
         channel_aggregation, {"x": (5, 13)}, {"common_weight": (13,), "common_bias": (1,), "scale": (13,)}
