@@ -51,19 +51,39 @@ def test_reference_is_attention_to_keys_that_are_on() -> None:
     )
 
 
-def test_gradient_of_a_gate_is_what_opening_it_does() -> None:
+def test_gradient_of_a_gate_that_is_on_is_its_derivative() -> None:
     query, key, value, gates = make(8)
-    gates.requires_grad_()
     seed = torch.randn(2, 3, 9, 8, dtype=torch.float64)
-    (slope,) = torch.autograd.grad((key_gated_attention(query, key, value, gates) * seed).sum(), gates)
+    slope = slopes(query, key, value, gates, seed)
+    scores = query @ key.transpose(-2, -1) / 8**0.5
     step = 1e-6
-    for image, token in ((0, 3), (1, 7)):
+    for image, token in ((0, 0), (1, 0)):
         nudged = []
         for sign in (1, -1):
-            moved = gates.detach().clone()
+            moved = gates.clone()
             moved[image, token] += sign * step
-            nudged.append((key_gated_attention_reference(query, key, value, moved) * seed).sum())
+            weights = scores.exp() * moved[:, None, None]
+            nudged.append((weights @ value / weights.sum(-1, keepdim=True) * seed).sum())
         torch.testing.assert_close(slope[image, token], (nudged[0] - nudged[1]) / (2 * step), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("size", [2.0, 40.0])
+def test_gradient_of_a_gate_that_is_off_is_what_opening_it_changes(size: float) -> None:
+    query, key, value, gates = make(8)
+    query = query * size
+    seed = torch.randn(2, 3, 9, 8, dtype=torch.float64)
+    slope = slopes(query, key, value, gates, seed)
+    before = (key_gated_attention(query, key, value, gates) * seed).sum()
+    for image, token in (gates == 0).nonzero().tolist():
+        moved = gates.clone()
+        moved[image, token] = 1
+        change = (key_gated_attention(query, key, value, moved) * seed).sum() - before
+        torch.testing.assert_close(slope[image, token], change, rtol=1e-9, atol=1e-9)
+
+
+def slopes(query: Tensor, key: Tensor, value: Tensor, gates: Tensor, seed: Tensor) -> Tensor:
+    gates = gates.clone().requires_grad_()
+    return torch.autograd.grad((key_gated_attention(query, key, value, gates) * seed).sum(), gates)[0]
 
 
 def test_keys_that_are_off_do_not_matter() -> None:
