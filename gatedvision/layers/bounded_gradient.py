@@ -15,10 +15,15 @@ class _BoundedGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = grads
-        sizes = torch.where(grad == 0, torch.nan, grad.abs())
-        # Where nothing is but zeros, there is no median, and nothing to bound.
-        limit = (ctx.bound * sizes.nanmedian()).nan_to_num()
-        return grad.clamp(-limit, limit), None
+        return bound_elements(grad, ctx.bound), None
+
+
+def bound_elements(x: Tensor, bound: float) -> Tensor:
+    """Cut what is larger than so many times the median size of all elements that are not 0."""
+    sizes = torch.where(x == 0, torch.nan, x.abs())
+    # Where nothing is but zeros, there is no median, and nothing to bound.
+    limit = (bound * sizes.nanmedian()).nan_to_num()
+    return x.clamp(-limit, limit)
 
 
 def bound_gradient(x: Tensor, bound: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gatedvision.layers.batch_shaping import GeneralizedBatchShaping, batch_shaping_loss, gather_batch
 from gatedvision.layers.shaping_priors import BetaPrior, RelaxedBernoulliPrior
 
-KINDS = ("generalized", "batch_shaping", "mean_rate")
+KINDS = ("generalized", "batch_shaping", "mean_rate", "gain")
 # Priors take values outside of [0.001, 0.999] for these, without gradient: a gate that has gone there would stay.
 MARGIN = 2e-3
 
@@ -23,12 +23,15 @@ class GateLoss(nn.Module):
     ``generalized``: a prior is learned for each region, and a beta distribution of mean 1 - ``target`` holds the means
     of the priors together (:class:`~gatedvision.layers.batch_shaping.GeneralizedBatchShaping`). ``batch_shaping``: the
     same fixed prior for every region, hence the same share everywhere. ``mean_rate``: the square of what the mean over
-    all regions is off by, which neither decides a gate nor spreads its choices.
+    all regions is off by, which neither decides a gate nor spreads its choices. ``gain``: for a gate that predicts what
+    fine regions gain, and chooses the best share of each batch (``share`` of
+    :class:`~gatedvision.layers.mixed_scale_gate.MixedScaleGate`): the quantile loss, by which its border comes to where
+    that share lies beyond it, for images that come alone.
 
     Args:
         num_regions: N; the first kind has parameters for each of them.
         target: wanted share of fine regions, between 0 and 1. Their coarse share is 1 - ``target``.
-        kind: one of the three above.
+        kind: one of the four above.
         weight: of the loss beside that of the task, at least 0.
         concentration: how alike the regions' shares are to be: that of the beta distribution, above 0. Its deviation is
             that of a share counted from so many draws and one more; 10 was published in an experiment.
@@ -101,6 +104,10 @@ class GateLoss(nn.Module):
             terms = {f"gate_{name}": term for name, term in self.shaping(inside).items()}
         elif self.kind == "batch_shaping":
             terms = {"gate_total": batch_shaping_loss(inside, self.prior, dim=1)}
+        elif self.kind == "gain":
+            # In logits, where a shared bias moves all alike.
+            beyond = torch.logit(coarse, eps=1e-6)
+            terms = {"gate_total": torch.maximum(self.target * beyond, (self.target - 1) * beyond).mean()}
         else:
             terms = {"gate_total": (1 - coarse.mean() - self.target).square()}
         return {"auxiliary": self.weight * terms.pop("gate_total"), **terms}

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from gatedvision.layers._transient import Transient
 from gatedvision.layers.bounded_gradient import bound_gradient
+from gatedvision.layers.predicted_gain import predict_gain
 
 CHOICES = ("gate", "random", "centre", "fine", "coarse")
-# What a token that is left out would have changed grows exponentially with the score it would have had, which no loss
-# has taught it. Without a bound, single regions reach a million times the gradient of all others.
+# Regions that change much are few, and without a bound they decide alone.
 GRADIENT_BOUND = 30.0
 # Makes a choice from outside: takes the number of images, the grid of regions and a device, and returns ``[B, R]``
 # bool, true where a region is coarse.
@@ -64,6 +64,11 @@ class MixedScaleGate(nn.Module):
     Gumbel-softmax; a region is coarse if m is above one half, and the gradient of that choice is that of m
     (straight-through), but that of no region is more than 30 times the median. In evaluation there is no noise.
 
+    With a ``share`` it learns in another way: logits predict what a region costs the loss when it is fine, see
+    :func:`~gatedvision.layers.predicted_gain.predict_gain`, and in each batch in training the lowest share of them is
+    fine. In evaluation regions below 0 are. No logit learns from what all have in common, but for the bias that they
+    share, which the loss of :class:`~gatedvision.layers.gate_losses.GateLoss` moves so that 0 is the right border.
+
     Args:
         dim: channels of a token.
         grid: rows and columns of regions for which the table of positions is made; others resize it.
@@ -74,6 +79,10 @@ class MixedScaleGate(nn.Module):
         temperature: of m; a low one makes it steep.
         noise: scale of the noise, 0 for none.
         initial_logit: the logit at the start, at which nearly all regions are coarse.
+        share: of regions that are fine in each batch in training, between 0 and 1, for a gate that predicts gains; the
+            logit at the start is 0 then. ``None`` for one that learns straight through.
+        detail: tell the gate what regions lose when they are shrunk, too; see
+            :func:`~gatedvision.layers.mixed_scale_tokenizer.lost_detail`.
         device: where the parameters are created.
         dtype: in which type the parameters are created.
 
@@ -94,6 +103,8 @@ class MixedScaleGate(nn.Module):
         temperature: float = 1.0,
         noise: float = 1.0,
         initial_logit: float = 3.0,
+        share: Optional[float] = None,
+        detail: bool = False,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -107,11 +118,13 @@ class MixedScaleGate(nn.Module):
         self.grid = grid
         self.temperature = temperature
         self.noise = noise
-        self.initial_logit = initial_logit
+        self.initial_logit = initial_logit if share is None else 0.0
+        self.share = share
         self.last = LastChoice()
         self.set_choice(choice, budget)
         self.norm = nn.LayerNorm(dim, **dd)
         self.pos_embed = nn.Parameter(torch.empty(1, grid[0] * grid[1], dim, **dd))
+        self.detail_embed = nn.Parameter(torch.empty(dim, **dd)) if detail else None
         self.mlp = nn.Sequential(
             nn.Linear(dim, hidden_dim, **dd),
             nn.GELU(),
@@ -127,6 +140,8 @@ class MixedScaleGate(nn.Module):
         """Draw the layers anew, so that nearly all regions start coarse."""
         self.norm.reset_parameters()
         trunc_normal_(self.pos_embed, std=0.02)
+        if self.detail_embed is not None:
+            nn.init.zeros_(self.detail_embed)
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
@@ -163,9 +178,13 @@ class MixedScaleGate(nn.Module):
             self.pos_embed = nn.Parameter(table, requires_grad=self.pos_embed.requires_grad)
             self.grid = grid
 
-    def logits(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    def logits(self, x: Tensor, grid: tuple[int, int], detail: Optional[Tensor] = None) -> Tensor:
         """Score regions ``[B, R, C]``, embeddings of coarse patches: ``[B, R]``, float32 or wider; 0 is the border."""
-        logits = self.mlp(self.norm(x) + resize_regions(self.pos_embed, self.grid, grid)).squeeze(-1)
+        x = self.norm(x) + resize_regions(self.pos_embed, self.grid, grid)
+        if self.detail_embed is not None:
+            assert detail is not None
+            x = x + detail.to(x.dtype).unsqueeze(-1) * self.detail_embed
+        logits = self.mlp(x).squeeze(-1)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def relax(self, logits: Tensor) -> Tensor:
@@ -174,28 +193,24 @@ class MixedScaleGate(nn.Module):
             logits = logits + self.noise * torch.logit(torch.rand_like(logits), eps=1e-6)
         return torch.sigmoid(logits / self.temperature)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> RegionChoice:
+    def forward(self, x: Tensor, grid: tuple[int, int], detail: Optional[Tensor] = None) -> RegionChoice:
         """Choose for regions ``[B, R, C]``, embeddings of coarse patches in a grid of so many rows and columns.
+
+        ``detail`` ``[B, R]`` is for a gate that is told of it.
 
         Raises:
             ValueError: if a policy returns something else than a choice.
         """
-        found = self._choose(x, grid)
+        found = self._choose(x, grid, detail)
         self.last.probability, self.last.coarse, self.last.grid = found.probability, found.coarse, grid
         return found
 
-    def _choose(self, x: Tensor, grid: tuple[int, int]) -> RegionChoice:
+    def _choose(self, x: Tensor, grid: tuple[int, int], detail: Optional[Tensor]) -> RegionChoice:
         batch, regions = x.shape[0], grid[0] * grid[1]
         dtype = torch.promote_types(x.dtype, torch.float32)
         num_fine = None if self.budget is None else round(self.budget * regions)
         if self.choice == "gate":
-            probability = self.relax(self.logits(x, grid))
-            coarse = probability > 0.5 if num_fine is None else all_but_lowest(probability.detach(), num_fine)
-            straight = None
-            if self.training and probability.requires_grad:
-                straight = coarse.to(probability.dtype) + (probability - probability.detach())
-                straight = bound_gradient(straight, GRADIENT_BOUND)
-            return RegionChoice(coarse, probability, straight, num_fine, grid)
+            return self._choose_by_gate(x, grid, detail, num_fine)
         if callable(self.choice):
             coarse = self.choice(batch, grid, x.device)
             if coarse.shape != (batch, regions) or coarse.dtype != torch.bool:
@@ -213,6 +228,30 @@ class MixedScaleGate(nn.Module):
             coarse = torch.full((batch, regions), self.choice == "coarse", device=x.device)
         return RegionChoice(coarse, coarse.to(dtype), None, num_fine, grid)
 
+    def _choose_by_gate(
+        self, x: Tensor, grid: tuple[int, int], detail: Optional[Tensor], num_fine: Optional[int]
+    ) -> RegionChoice:
+        # What predicts gains learns from them alone, and the embedding of patches from the task alone.
+        predicts = self.share is not None and self.training
+        logits = self.logits(x.detach() if predicts else x, grid, detail)
+        probability = self.relax(logits)
+        if num_fine is not None:
+            coarse = all_but_lowest(probability.detach(), num_fine)
+        else:
+            coarse = probability > (_border(probability.detach(), self.share) if predicts else 0.5)
+        straight = None
+        if self.training and logits.requires_grad:
+            if predicts:
+                straight = predict_gain(logits, coarse, GRADIENT_BOUND)
+                # Only the bias learns where the border is.
+                last: Any = self.mlp[-1]
+                logits = logits.detach() + last.bias - last.bias.detach()
+                probability = torch.sigmoid(logits / self.temperature)
+            else:
+                straight = coarse.to(probability.dtype) + (probability - probability.detach())
+                straight = bound_gradient(straight, GRADIENT_BOUND)
+        return RegionChoice(coarse, probability, straight, num_fine, grid)
+
     def extra_repr(self) -> str:
         """Name the dials."""
         return f"choice={self.choice!r}, budget={self.budget}, temperature={self.temperature}, noise={self.noise}"
@@ -228,6 +267,12 @@ def resize_regions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) ->
         return table
     wide = table.to(torch.promote_types(table.dtype, torch.float32)).transpose(1, 2).unflatten(2, old)
     return F.interpolate(wide, size=new, mode="bilinear").flatten(2).transpose(1, 2).to(table.dtype)
+
+
+def _border(scores: Tensor, share: Optional[float]) -> Tensor:
+    """Return what so large a share of all scores of a batch lies below."""
+    assert share is not None
+    return torch.quantile(scores.flatten(), share)
 
 
 def all_but_lowest(scores: Tensor, count: int) -> Tensor:

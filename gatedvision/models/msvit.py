@@ -28,7 +28,7 @@ from gatedvision.layers.image_conv import ImageConv
 from gatedvision.layers.linear import Linear
 from gatedvision.layers.mixed_scale_attention import MixedScaleAttention, take_over
 from gatedvision.layers.mixed_scale_gate import LastChoice, MixedScaleGate, Policy, resize_regions
-from gatedvision.layers.mixed_scale_tokenizer import cells_of, join_tokens, pad_to_regions, shrink
+from gatedvision.layers.mixed_scale_tokenizer import cells_of, join_tokens, lost_detail, pad_to_regions, shrink
 from gatedvision.layers.token_packing import (
     FORMS,
     Layout,
@@ -55,7 +55,7 @@ class MixedScaleTokens(VisionTransformer):
     Images may have any size. They are padded with zeros, at the right and at the bottom, to whole regions; positions
     are resized. Features leave out cells that lie in the padding altogether.
 
-    In training with a gate that learns, attention is masked and the gradient of the choice is exact (see
+    In training with a gate that learns, attention is masked and the gradient of the choice is what it changes (see
     :func:`~gatedvision.layers.key_gated_attention.key_gated_attention`). Everywhere else only the tokens that are
     active are computed. A batch waits once for their number; with a budget, where every image has the same, shapes are
     static, which compilers, CUDA graphs and ``torch.export`` want. Exported without a budget, all tokens are computed
@@ -79,7 +79,9 @@ class MixedScaleTokens(VisionTransformer):
         initial_logit: of the gate at the start, at which nearly all regions are coarse.
         gate_loss: what holds the gate at a share of fine regions in training, the arguments of
             :class:`~gatedvision.layers.gate_losses.GateLoss` without ``num_regions``, such as ``dict(target=0.25)``;
-            see :meth:`auxiliary_losses`. ``None`` for nothing.
+            see :meth:`auxiliary_losses`. ``None`` for nothing. With ``kind="gain"`` the gate predicts what fine regions
+            gain, and ``initial_logit`` is 0.
+        detail: tell the gate what a region loses when it is shrunk.
 
     Attributes:
         gate: the gate.
@@ -102,6 +104,7 @@ class MixedScaleTokens(VisionTransformer):
         noise: float = 1.0,
         initial_logit: float = 3.0,
         gate_loss: Optional[Mapping[str, Any]] = None,
+        detail: bool = False,
     ) -> None:
         check_transformer(vit)
         take_over(self, vit)
@@ -111,11 +114,12 @@ class MixedScaleTokens(VisionTransformer):
             raise ValueError(f"spare is a share, 0 to 1, got {spare}")
         self.spare = spare
         dd: Any = get_device_dtype(vit)
-        self.gate = MixedScaleGate(
-            self.embed_dim, self._native_grid(), hidden_dim, choice, budget, temperature, noise, initial_logit, **dd
-        ).train(vit.training)
-        rows, columns = self.gate.grid
+        rows, columns = grid = self._native_grid()
         self.gate_loss = None if gate_loss is None else GateLoss(rows * columns, **gate_loss, **dd).train(vit.training)
+        share = self.gate_loss.target if self.gate_loss is not None and self.gate_loss.kind == "gain" else None
+        self.gate = MixedScaleGate(
+            self.embed_dim, grid, hidden_dim, choice, budget, temperature, noise, initial_logit, share, detail, **dd
+        ).train(vit.training)
         convert_layers(self.patch_embed, nn.Conv2d, ImageConv)
         convert_layers(self.blocks, nn.Linear, Linear)
         for block in self.blocks:
@@ -246,7 +250,8 @@ class MixedScaleTokens(VisionTransformer):
         x, grid = pad_to_regions(x, self.coarse)
         fine = self.embed_patches(x)
         coarse = self.embed_patches(shrink(x, self.ratio))
-        choice = self.gate(coarse, grid)
+        told = self.gate.detail_embed is not None and self.gate.choice == "gate"
+        choice = self.gate(coarse, grid, lost_detail(x, self.ratio, self.coarse) if told else None)
         prefix = [token for token in (self.cls_token, self.reg_token) if token is not None]
         old_grid: Any = self.patch_embed.grid_size
         tokens = join_tokens(coarse, fine, prefix, self.pos_embed, old_grid, grid, self.ratio, not self.no_embed_class)
@@ -420,6 +425,7 @@ class MSViT(MixedScaleTokens):
         noise: scale of the gate's noise in training.
         initial_logit: of the gate at the start.
         gate_loss: what holds the gate at a share of fine regions in training.
+        detail: tell the gate what a region loses when it is shrunk.
         **kwargs: of timm's ``VisionTransformer``.
 
     Raises:
@@ -438,11 +444,23 @@ class MSViT(MixedScaleTokens):
         noise: float = 1.0,
         initial_logit: float = 3.0,
         gate_loss: Optional[Mapping[str, Any]] = None,
+        detail: bool = False,
         **kwargs: Any,
     ) -> None:
         vit = VisionTransformer(**kwargs)
         super().__init__(
-            vit, coarse, choice, budget, packing, spare, hidden_dim, temperature, noise, initial_logit, gate_loss
+            vit,
+            coarse,
+            choice,
+            budget,
+            packing,
+            spare,
+            hidden_dim,
+            temperature,
+            noise,
+            initial_logit,
+            gate_loss,
+            detail,
         )
 
 

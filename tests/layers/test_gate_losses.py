@@ -10,7 +10,7 @@ def add_noise(logits: torch.Tensor, seed: int) -> torch.Tensor:
     return (logits + u.logit()).sigmoid()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["generalized", "batch_shaping", "mean_rate"])
 @pytest.mark.parametrize("target", [0.25, 0.7])
 def test_gates_that_only_obey_it_come_to_the_target(kind, target):
     """Gates that are free in each of 128 images, all coarse at the start."""
@@ -30,6 +30,25 @@ def test_gates_that_only_obey_it_come_to_the_target(kind, target):
     assert abs(float(share.mean()) - target) < 0.05
     if kind == "batch_shaping":
         assert float((share - target).abs().max()) < 0.1, "every region follows the same prior"
+
+
+@pytest.mark.parametrize("start", [3.0, -1.0])
+@pytest.mark.parametrize("target", [0.1, 0.25, 0.7])
+def test_a_border_that_all_regions_share_comes_to_the_target(target, start):
+    torch.manual_seed(0)
+    loss = GateLoss(9, target, "gain")
+    assert not list(loss.parameters())
+    scores, border = torch.randn(128, 9), torch.tensor(start, requires_grad=True)
+    optimizer = torch.optim.Adam([border], lr=0.02)
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss((scores + border).sigmoid())["auxiliary"].backward()
+        optimizer.step()
+    assert abs(float((scores + border < 0).double().mean()) - target) < 0.02
+
+
+def test_every_kind_is_tested_above():
+    assert set(KINDS) == {"generalized", "batch_shaping", "mean_rate", "gain"}
 
 
 @pytest.mark.parametrize("kind", ["generalized", "batch_shaping"])
@@ -77,7 +96,7 @@ def test_terms_weight_and_precision():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "l0"}, "must be one of generalized, batch_shaping, mean_rate, got 'l0'"),
+        ({"kind": "l0"}, "must be one of generalized, batch_shaping, mean_rate, gain, got 'l0'"),
         ({"target": 1.0}, "target, the share of fine regions, must lie between 0 and 1, got 1.0"),
         ({"weight": -1.0}, "weight of the gate loss must be at least 0, got -1.0"),
         ({"concentration": 0.0}, "concentration must be above 0 and finite, got 0.0"),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gatedvision.layers import MixedScaleGate
+from gatedvision.layers.gate_losses import GateLoss
 from gatedvision.layers.mixed_scale_gate import all_but_lowest
 
 GRID = (3, 4)
@@ -65,6 +66,49 @@ def test_gradient_passes_straight_through() -> None:
     assert all(x.abs().sum() > 0 for x in found)
     assert network.last.probability is choice.probability and network.last.coarse is choice.coarse
     assert network.last.grid == GRID
+
+
+def test_with_a_share_the_best_of_a_batch_are_fine_in_training() -> None:
+    network = gate(share=0.2, noise=0.0).train()
+    choice = network(tokens(), GRID)
+    logits = network.logits(tokens(), GRID)
+    assert int((~choice.coarse).sum()) == 12 and choice.num_fine is None
+    assert logits[~choice.coarse].max() <= logits[choice.coarse].min()
+    assert choice.straight is not None and torch.equal(choice.straight.detach(), choice.coarse.float())
+    network.eval()
+    assert torch.equal(network(tokens(), GRID).coarse, logits > 0)
+    assert int((~gate(share=0.2, budget=0.25).train()(tokens(), GRID).coarse).sum()) == 15
+
+
+def test_with_a_share_logits_learn_what_regions_change_and_the_bias_where_the_border_is() -> None:
+    network, truth = gate(share=0.25, noise=0.0).train(), torch.randn(12)
+    loss, optimizer = GateLoss(12, 0.25, "gain"), torch.optim.Adam(network.parameters(), lr=0.01)
+    for seed in range(300):
+        x = torch.randn(16, 12, 16, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+        choice = network(x, GRID)
+        # Coarse, a region costs the loss what its place and its first channel say.
+        costs = 3 * truth + x[..., 0].detach()
+        optimizer.zero_grad()
+        ((choice.straight * costs).sum() + loss(choice.probability)["auxiliary"]).backward()
+        assert x.grad is None, "the backbone learns nothing from it"
+        optimizer.step()
+    network.eval()
+    x = torch.randn(200, 12, 16, generator=torch.Generator().manual_seed(1000))
+    costs = 3 * truth + x[..., 0]
+    found = network.logits(x, GRID).detach()
+    assert torch.corrcoef(torch.stack([found.flatten(), -costs.flatten()]))[0, 1] > 0.95
+    assert abs(float((found < 0).double().mean()) - 0.25) < 0.03
+
+
+def test_detail_tells_regions_apart() -> None:
+    network, x, detail = gate(detail=True), tokens(1, 1).expand(1, 12, -1), torch.linspace(-2, 2, 12)[None]
+    assert network.detail_embed is not None and not network.detail_embed.any()
+    with torch.no_grad():
+        network.pos_embed.zero_()
+        assert len(network.logits(x, GRID, detail).unique()) == 1
+        network.detail_embed.copy_(torch.randn(16))
+    assert len(network.logits(x, GRID, detail).unique()) == 12
+    assert torch.equal(network(x, GRID, detail).coarse, network.logits(x, GRID, detail) > 0)
 
 
 def test_nothing_is_learned_in_evaluation_or_by_a_frozen_gate() -> None:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from gatedvision.layers.mixed_scale_tokenizer import cells_of, join_tokens, pad_to_regions, shrink
+from gatedvision.layers.mixed_scale_tokenizer import cells_of, join_tokens, lost_detail, pad_to_regions, shrink
 
 
 def rand(*shape: int) -> Tensor:
@@ -21,6 +21,23 @@ def test_regions_shrink_on_their_own(ratio: int) -> None:
     alone = shrink(x[:, :, side:, side : 2 * side], ratio)
     torch.testing.assert_close(small[:, :, 4:, 4:8], alone)
     torch.testing.assert_close(small, F.interpolate(x, size=small.shape[2:], mode="bilinear"))
+
+
+@pytest.mark.parametrize("ratio", [2, 4])
+def test_detail_is_what_differs_from_the_means_of_squares(ratio: int) -> None:
+    side = 4 * ratio
+    x = torch.randn(2, 3, 2 * side, 3 * side, dtype=torch.float64)
+    x[0, :, :side, :side] = 5.0
+    found = lost_detail(x, ratio, side)
+    region = x[1, :, side:, :side].unfold(1, ratio, ratio).unfold(2, ratio, ratio)
+    variance = region.var((3, 4), unbiased=False).mean()
+    torch.testing.assert_close(found[1, 3], torch.log(variance + 1e-4) / 2 + 2)
+    assert found.shape == (2, 6) and abs(float(found[0, 0]) + 2.6) < 0.01
+    # Of maps that are nearly even, half the numbers between 0 and 1 would not be enough.
+    even = (5 + 0.02 * torch.randn(1, 3, side, side)).bfloat16()
+    assert lost_detail(even, ratio, side).dtype == torch.float32
+    wide = lost_detail(even.double(), ratio, side).float()
+    torch.testing.assert_close(lost_detail(even, ratio, side), wide, rtol=0, atol=0.01)
 
 
 def test_sizes() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Optional
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -192,7 +192,7 @@ def test_training_of_the_gate_is_evaluation(spare: float) -> None:
     assert 0.1 < model.last.coarse.float().mean() < 0.9 and len(model.token_counts.unique()) > 1
     # But for what the gate's own gradient adds to the patches that it looks at.
     logits = model.gate.logits
-    with patch.object(model.gate, "logits", lambda x, grid: logits(x.detach(), grid)):
+    with patch.object(model.gate, "logits", lambda x, grid, detail: logits(x.detach(), grid, detail)):
         torch.testing.assert_close(everything(model.train(), x), expected, rtol=1e-5, atol=1e-5)
     assert model.last.probability.requires_grad
 
@@ -206,37 +206,54 @@ def by_formula(query: Tensor, key: Tensor, value: Tensor, gates: Tensor, dropout
     return key_gated_attention_reference(query, key, value, gates)
 
 
-@pytest.mark.parametrize("options", [{}, {"global_pool": "avg", "class_token": False}, {"budget": 0.4}], ids=str)
+GAIN = {"gate_loss": {"kind": "gain", "target": 0.3}, "detail": True}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"global_pool": "avg", "class_token": False}, {"budget": 0.4}, GAIN, {**GAIN, "budget": 0.4}],
+    ids=str,
+)
 def test_gradient_of_the_gate_is_that_of_the_formula(options: dict[str, Any]) -> None:
     model, x = small(spare=1.0, **options).train(), image(4, 3, 64, 64)
     actual = gate_gradients(model, x)
     with patch.object(mixed_scale_attention, "key_gated_attention", by_formula):
         expected = gate_gradients(model, x)
-    assert len(actual) == 11 and all(gradient.abs().sum() > 0 for gradient in actual.values())
+    assert len(actual) == 11 + (model.gate.detail_embed is not None)
+    for name, gradient in actual.items():
+        # That of predicted gains leaves out what all logits have in common.
+        assert gradient.abs().sum() > (-1 if model.gate.share and name == "gate.mlp.4.bias" else 0), name
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, {"noise": 0.0, "gate_loss": {"kind": "gain", "target": 0.5}}], ids=str)
 @pytest.mark.parametrize("spare", [1.0, 0.25])
-def test_gate_learns_what_pays(spare: float) -> None:
+def test_gate_learns_what_pays(spare: float, options: dict[str, Any]) -> None:
     # Faint stripes in the left half tell the classes apart; they are lost in the mean that coarse regions see.
     torch.manual_seed(0)
-    model = MSViT(num_classes=2, global_pool="avg", class_token=False, spare=spare, **TINY)
+    model = MSViT(num_classes=2, global_pool="avg", class_token=False, spare=spare, **{**TINY, **options})
     stripes = torch.tensor([1.0, -1.0]).repeat(16).expand(64, 3, 32, 32).clone()
     stripes[..., 16:] = 0
     labels = torch.arange(64) % 2
     gate = list(model.gate.parameters())
     others = [p for name, p in model.named_parameters() if not name.startswith("gate.")]
     optimizer = torch.optim.Adam([{"params": others, "lr": 3e-3}, {"params": gate, "lr": 1e-2}])
-    for _ in range(120):
+    # What predicts gains starts to learn once the blocks have something to lose.
+    for _ in range(300 if options else 120):
         x = torch.randn(64, 3, 32, 32) + 0.15 * stripes * (2 * labels - 1)[:, None, None, None]
         y = model(x)
-        share = model.last.probability.mean()
-        loss = F.cross_entropy(y, labels) + (share - 0.5).square()
+        hold = (model.last.probability.mean() - 0.5).square()
+        loss = F.cross_entropy(y, labels) + model.auxiliary_losses().get("auxiliary", hold)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    left, right = model.last.probability.detach().mean(0).view(2, 2).mean(0).tolist()
+    assert model.last.coarse is not None
+    found = model.last.coarse.double() if options else model.last.probability.detach()
+    left, right = found.mean(0).view(2, 2).mean(0).tolist()
     assert left < 0.2 and right > 0.8
+    model.eval()(torch.randn(64, 3, 32, 32))
+    left, right = model.last.coarse.double().mean(0).view(2, 2).mean(0).tolist()
+    assert left < 0.3 and right > 0.7
 
 
 def test_token_counts_and_budgets() -> None:
@@ -303,8 +320,9 @@ def test_grad_checkpointing_changes_nothing() -> None:
     contract.test_grad_checkpointing_changes_nothing(replace(CASE, small={**SMALL, "spare": 1.0}))
 
 
-def test_training_compiles_to_one_graph() -> None:
-    model, x = small(spare=1.0).train(), image(2, 3, 40, 56)
+@pytest.mark.parametrize("options", [{}, {**GAIN, "spare": 1.0}], ids=str)
+def test_training_compiles_to_one_graph(options: dict[str, Any]) -> None:
+    model, x = small(**{"spare": 1.0, **options}).train(), image(2, 3, 40, 56)
     torch._dynamo.reset()
     found = []
     for network in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
@@ -324,15 +342,15 @@ def test_compiled_with_any_number_of_tokens() -> None:
             torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("budget", [None, 0.5])
-def test_export(budget: Optional[float]) -> None:
-    model, x = small(budget=budget), image()
+@pytest.mark.parametrize("options", [{}, {"budget": 0.5}, {"detail": True}], ids=str)
+def test_export(options: dict[str, Any]) -> None:
+    model, x = small(**options), image()
     program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     x = image(3, *contract.ODD[1:])
     torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"budget": 0.5}, {"coarse": 32}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"budget": 0.5}, {"coarse": 32}, {"detail": True}], ids=str)
 @pytest.mark.parametrize("size", [(16, 16), (33, 47), (64, 160), (3, 5)], ids=str)
 def test_any_size(options: dict[str, Any], size: tuple[int, int]) -> None:
     contract.test_any_size(replace(CASE, small={**SMALL, **options}), size)
