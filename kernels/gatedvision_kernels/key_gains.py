@@ -31,8 +31,6 @@ from gatedvision_kernels._rows import ceil_div
 from gatedvision_kernels._triton import jit, tl, triton
 
 MAX_WIDTH = 128
-# Score of a key that is off, beside which any other counts.
-NEVER = tl.constexpr(-1e30)
 
 
 def key_gains(
@@ -158,7 +156,9 @@ def _rows_kernel(
     inside = (queries < length)[:, None] & (dims < WIDTH)[None, :]
     at = image * query_image + head * query_head + queries[:, None] * query_token + dims[None, :]
     query = tl.load(query_ptr + at, mask=inside, other=0.0).to(OPERAND)
-    largest = tl.full([BLOCK_QUERIES], NEVER, tl.float32)
+    # Scores of keys that are off, below any other.
+    never = -1e30
+    largest = tl.full([BLOCK_QUERIES], never, tl.float32)
     total = tl.zeros([BLOCK_QUERIES], tl.float32)
     key_ptr += image * key_image + head * key_head
     for start in range(0, length, BLOCK_KEYS):
@@ -166,7 +166,7 @@ def _rows_kernel(
         inside_key = (keys < length)[None, :] & (dims < WIDTH)[:, None]
         key = tl.load(key_ptr + keys[None, :] * key_token + dims[:, None], mask=inside_key, other=0.0).to(OPERAND)
         on = tl.load(gates_ptr + image * length + keys, mask=keys < length, other=0.0) > 0.5
-        scores = tl.where(on[None, :], tl.dot(query, key, input_precision="ieee") * scale, NEVER)
+        scores = tl.where(on[None, :], tl.dot(query, key, input_precision="ieee") * scale, never)
         before = largest
         largest = tl.maximum(before, tl.max(scores, axis=1))
         # What was counted before the first key that is on vanishes here.
