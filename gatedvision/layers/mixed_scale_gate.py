@@ -114,6 +114,8 @@ class MixedScaleGate(nn.Module):
             raise ValueError(f"hidden_dim must be at least 1, got {hidden_dim}")
         if temperature <= 0 or noise < 0:
             raise ValueError(f"temperature must be above 0 and noise at least 0, got {temperature} and {noise}")
+        if share is not None and not 0 < share < 1:
+            raise ValueError(f"share of fine regions must lie between 0 and 1, got {share}")
         dd = {"device": device, "dtype": dtype}
         self.grid = grid
         self.temperature = temperature
@@ -179,10 +181,15 @@ class MixedScaleGate(nn.Module):
             self.grid = grid
 
     def logits(self, x: Tensor, grid: tuple[int, int], detail: Optional[Tensor] = None) -> Tensor:
-        """Score regions ``[B, R, C]``, embeddings of coarse patches: ``[B, R]``, float32 or wider; 0 is the border."""
+        """Score regions ``[B, R, C]``, embeddings of coarse patches: ``[B, R]``, float32 or wider; 0 is the border.
+
+        Raises:
+            ValueError: for a gate that is told of detail, and is not.
+        """
         x = self.norm(x) + resize_regions(self.pos_embed, self.grid, grid)
         if self.detail_embed is not None:
-            assert detail is not None
+            if detail is None:
+                raise ValueError("a gate with detail=True needs the detail that regions lose, [B, R], got none")
             x = x + detail.to(x.dtype).unsqueeze(-1) * self.detail_embed
         logits = self.mlp(x).squeeze(-1)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -199,7 +206,7 @@ class MixedScaleGate(nn.Module):
         ``detail`` ``[B, R]`` is for a gate that is told of it.
 
         Raises:
-            ValueError: if a policy returns something else than a choice.
+            ValueError: if a policy returns something else than a choice, or detail is missing.
         """
         found = self._choose(x, grid, detail)
         self.last.probability, self.last.coarse, self.last.grid = found.probability, found.coarse, grid
@@ -231,26 +238,24 @@ class MixedScaleGate(nn.Module):
     def _choose_by_gate(
         self, x: Tensor, grid: tuple[int, int], detail: Optional[Tensor], num_fine: Optional[int]
     ) -> RegionChoice:
+        share = self.share if self.training else None
         # What predicts gains learns from them alone, and the embedding of patches from the task alone.
-        predicts = self.share is not None and self.training
-        logits = self.logits(x.detach() if predicts else x, grid, detail)
+        logits = self.logits(x if share is None else x.detach(), grid, detail)
         probability = self.relax(logits)
         if num_fine is not None:
             coarse = all_but_lowest(probability.detach(), num_fine)
         else:
-            coarse = probability > (_border(probability.detach(), self.share) if predicts else 0.5)
-        straight = None
-        if self.training and logits.requires_grad:
-            if predicts:
-                straight = predict_gain(logits, coarse, GRADIENT_BOUND)
-                # Only the bias learns where the border is.
-                last: Any = self.mlp[-1]
-                logits = logits.detach() + last.bias - last.bias.detach()
-                probability = torch.sigmoid(logits / self.temperature)
-            else:
-                straight = coarse.to(probability.dtype) + (probability - probability.detach())
-                straight = bound_gradient(straight, GRADIENT_BOUND)
-        return RegionChoice(coarse, probability, straight, num_fine, grid)
+            border = 0.5 if share is None else torch.quantile(probability.detach().flatten(), share)
+            coarse = probability > border
+        if not self.training or not logits.requires_grad:
+            return RegionChoice(coarse, probability, None, num_fine, grid)
+        if share is None:
+            straight = coarse.to(probability.dtype) + (probability - probability.detach())
+            return RegionChoice(coarse, probability, bound_gradient(straight, GRADIENT_BOUND), num_fine, grid)
+        # Only the bias learns where the border is.
+        last: Any = self.mlp[-1]
+        probability = torch.sigmoid((logits.detach() + last.bias - last.bias.detach()) / self.temperature)
+        return RegionChoice(coarse, probability, predict_gain(logits, coarse, GRADIENT_BOUND), num_fine, grid)
 
     def extra_repr(self) -> str:
         """Name the dials."""
@@ -267,12 +272,6 @@ def resize_regions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) ->
         return table
     wide = table.to(torch.promote_types(table.dtype, torch.float32)).transpose(1, 2).unflatten(2, old)
     return F.interpolate(wide, size=new, mode="bilinear").flatten(2).transpose(1, 2).to(table.dtype)
-
-
-def _border(scores: Tensor, share: Optional[float]) -> Tensor:
-    """Return what so large a share of all scores of a batch lies below."""
-    assert share is not None
-    return torch.quantile(scores.flatten(), share)
 
 
 def all_but_lowest(scores: Tensor, count: int) -> Tensor:

@@ -109,6 +109,8 @@ def test_detail_tells_regions_apart() -> None:
         network.detail_embed.copy_(torch.randn(16))
     assert len(network.logits(x, GRID, detail).unique()) == 12
     assert torch.equal(network(x, GRID, detail).coarse, network.logits(x, GRID, detail) > 0)
+    with pytest.raises(ValueError, match=r"a gate with detail=True needs the detail that regions lose, \[B, R\]"):
+        network(x, GRID)
 
 
 def test_nothing_is_learned_in_evaluation_or_by_a_frozen_gate() -> None:
@@ -188,6 +190,7 @@ def test_bfloat16_decides_in_float32() -> None:
         ({"budget": 1.5}, "budget is the share of fine regions, 0 to 1, got 1.5"),
         ({"temperature": 0.0}, "temperature must be above 0 and noise at least 0, got 0.0 and 1.0"),
         ({"hidden_dim": 0}, "hidden_dim must be at least 1, got 0"),
+        ({"share": 1.0}, "share of fine regions must lie between 0 and 1, got 1.0"),
     ],
 )
 def test_mistakes(options: dict[str, Any], message: str) -> None:
