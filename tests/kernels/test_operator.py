@@ -17,8 +17,8 @@ from gatedvision_kernels._operator import custom_op
 from tests.kernels.test_contract import OPERATORS
 
 WHOLE = {"depthwise_conv2d"}
-# Whole numbers have no gradient, and those of a matrix product are products of torch.
-FORWARD_ONLY = {"additive_gate", "moe_slots", "wide_linear"}
+# Whole numbers have no gradient, nor has what is one itself; those of a matrix product are products of torch.
+FORWARD_ONLY = {"additive_gate", "key_gains", "moe_slots", "wide_linear"}
 
 
 @pytest.fixture(scope="module")
