@@ -90,6 +90,24 @@ def test_a_run_is_drawn_and_compared(benchmark, tmp_path):
     assert benchmark("compare", tmp_path / "nothing.json", old)[0] == 2
 
 
+def test_runs_are_merged_and_compared_with(benchmark, tmp_path):
+    merged = tmp_path / "new" / "all.json"
+    runs = [tmp_path / f"{size}.json" for size in (32, 64)]
+    for path in runs:
+        options = ["--batch", 1, "--size", path.stem, "--seconds", 0.001, "--dtype", "fp32", "--mode", "inference"]
+        code, _, errors = benchmark("model", "vig_t(depth=1)", "--yardstick", "test_resnet", *options, "--out", path)
+        assert code == 0, errors
+    code, output, errors = benchmark("merge", *runs, "--out", merged)
+    assert code == 0 and len(output.splitlines()) == 4 + 4, errors
+    assert json.loads(merged.read_text())["runs"] == [json.loads(path.read_text())["command"] for path in runs]
+    assert benchmark("compare", runs[1], merged, "--partial")[0] == 0
+    code, output, errors = benchmark("merge", *runs, runs[0], "--out", tmp_path / "twice.json")
+    assert (code, output) == (2, "") and errors.startswith(
+        "error: vig_t(depth=1), inference, eager, 32 pixels, batch 1,"
+    )
+    assert errors.count("\n") == 1 and not (tmp_path / "twice.json").exists()
+
+
 def test_blocks_table(benchmark):
     name = "moganet_xtiny(dims=[16, 16, 16, 16], depths=[1, 1, 1, 1])"
     code, output, errors = benchmark("blocks", name, "--batch-size", 1, "--img-size", 64, "--seconds", 0.001)
