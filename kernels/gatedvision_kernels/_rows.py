@@ -19,8 +19,12 @@ def ceil_div(a: int, b: int) -> int:
 
 def as_rows(x: Tensor) -> Tensor:
     """View ``[..., D]`` as ``[R, D]`` with adjacent elements, copying only where strides force it."""
-    rows = x.reshape(-1, x.shape[-1])
-    return rows if rows.stride(1) == 1 else rows.contiguous()
+    return adjacent(x.reshape(-1, x.shape[-1]))
+
+
+def adjacent(x: Tensor) -> Tensor:
+    """Return a tensor whose last elements lie side by side, copied only if they do not."""
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 @functools.lru_cache

@@ -25,9 +25,10 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from gatedvision_kernels._device import on_device_of
-from gatedvision_kernels._dispatch import interpreting, use_triton
+from gatedvision_kernels._dispatch import use_triton
+from gatedvision_kernels._operand import operand_of
 from gatedvision_kernels._operator import custom_op, launcher
-from gatedvision_kernels._rows import ceil_div
+from gatedvision_kernels._rows import adjacent, ceil_div
 from gatedvision_kernels._triton import jit, tl, triton
 
 MAX_WIDTH = 128
@@ -240,18 +241,6 @@ def _keys_kernel(
     tl.store(gain_ptr + row * length + keys, gain, mask=keys < length)
 
 
-def _operand(x: Tensor) -> tl.dtype:
-    # The interpreter's products of sixteen bits are garbage.
-    if interpreting() or x.dtype == torch.float32:
-        return tl.float32
-    return tl.bfloat16 if x.dtype == torch.bfloat16 else tl.float16
-
-
-def _adjacent(x: Tensor) -> Tensor:
-    """Make the elements of a head lie side by side."""
-    return x if x.stride(3) == 1 else x.contiguous()
-
-
 def _tile(width: int, itemsize: int) -> dict[str, int]:
     block_width = max(16, triton.next_power_of_2(width))
     # Of 64 rows of 128 numbers in float32, more is loaded at once than chips with 100 KiB of shared memory hold.
@@ -267,10 +256,10 @@ def _forward(
     if images == 0:
         return gain.sum(1)
     log_sum, dot = torch.empty_like(gain), torch.empty_like(gain)
-    query, key, value, output, grad = map(_adjacent, (query, key, value, output, grad))
+    query, key, value, output, grad = map(adjacent, (query, key, value, output, grad))
     gates = gates.contiguous()
     q, k, v, y, dy = (x.stride()[:3] for x in (query, key, value, output, grad))
-    constants = {"WIDTH": width, "OPERAND": _operand(query), **_tile(width, query.itemsize)}
+    constants = {"WIDTH": width, "OPERAND": operand_of(query), **_tile(width, query.itemsize)}
     numbers = (scale, length, heads)
     rows = images * heads
     with on_device_of(query):

@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from gatedvision_kernels._device import on_device_of
-from gatedvision_kernels._dispatch import interpreting, use_triton
+from gatedvision_kernels._dispatch import use_triton
+from gatedvision_kernels._operand import operand_of
 from gatedvision_kernels._operator import custom_op, launcher
 from gatedvision_kernels._recomputed_linear import linear
 from gatedvision_kernels._rows import as_rows, ceil_div
@@ -217,13 +218,6 @@ def _stages(device: torch.device, dtype: torch.dtype) -> int:
     return 3 if torch.cuda.get_device_capability(device) in LARGE_CHIPS else 2
 
 
-def _operand(x: Tensor) -> tl.dtype:
-    # The interpreter's products of sixteen bits are garbage.
-    if interpreting() or x.dtype == torch.float32:
-        return tl.float32
-    return tl.bfloat16 if x.dtype == torch.bfloat16 else tl.float16
-
-
 def _activate(x: Tensor, weight: Tensor) -> Tensor:
     """Launch the forward kernel: ``[..., D]`` and ``[2I, D]`` of one dtype to ``[..., I]``."""
     hidden = weight.shape[0] // 2
@@ -239,7 +233,7 @@ def _activate(x: Tensor, weight: Tensor) -> Tensor:
             x.stride(0),
             DIM=dim,
             HIDDEN=hidden,
-            OPERAND=_operand(x),
+            OPERAND=operand_of(x),
             **FORWARD_TILE,
             num_stages=_stages(x.device, x.dtype),
         )
@@ -271,7 +265,7 @@ def _backward(grad: Tensor, x: Tensor, weight_in: Tensor, weight_out: Tensor) ->
             DIM=dim,
             HIDDEN=hidden,
             OUT=grad.shape[1],
-            OPERAND=_operand(x),
+            OPERAND=operand_of(x),
             **BACKWARD_TILE,
             num_stages=_stages(x.device, x.dtype),
         )

@@ -21,6 +21,7 @@ from triton.compiler import ASTSource
 import gatedvision_kernels
 
 DTYPES = ("fp32", "bf16", "fp16")
+OPERANDS = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
 
 
 @dataclass
@@ -111,9 +112,8 @@ def swiglu_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
 
 
 def swiglu_mlp_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
-    operand = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}[dtype]
     constants = {"DIM": 192, "HIDDEN": 512, "BLOCK_ROWS": 64, "BLOCK_COLUMNS": 32, "BLOCK_DEPTH": 32}
-    constants["OPERAND"] = operand
+    constants["OPERAND"] = OPERANDS[dtype]
     yield Case("swiglu_mlp forward", module("swiglu_mlp")._forward_kernel, dtype, {}, constants)
     yield Case("swiglu_mlp backward", module("swiglu_mlp")._backward_kernel, dtype, {}, constants | {"OUT": 192})
 
@@ -213,10 +213,9 @@ def slot_rows_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
 
 def key_gains_cases(dtype: str, target: GPUTarget) -> Iterator[Case]:
     types = dict.fromkeys(("log_sum_ptr", "dot_ptr", "gain_ptr"), "*fp32") | {"scale": "fp32"}
-    operand = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}[dtype]
     for width in (64, 128):
         tile = module("key_gains")._tile(width, 4 if dtype == "fp32" else 2)
-        constants = {"WIDTH": width, "OPERAND": operand, **tile}
+        constants = {"WIDTH": width, "OPERAND": OPERANDS[dtype], **tile}
         num_warps = constants.pop("num_warps")
         constants.pop("num_stages")
         for name in ("rows", "keys"):

@@ -11,24 +11,20 @@ from torch.utils.flop_counter import register_flop_formula
 
 from gatedvision_kernels._device import on_device_of
 from gatedvision_kernels._operator import custom_op
+from gatedvision_kernels._rows import adjacent
 from gatedvision_kernels._two_ways import two_ways
 from gatedvision_kernels.depthwise_conv2d.convolve import convolve
 from gatedvision_kernels.depthwise_conv2d.weight_gradient import differentiate_weight
 
 
-def _with_adjacent_channels(x: Tensor) -> Tensor:
-    """Return ``[B, H, W, C]`` with channels side by side, copied only if they are not."""
-    return x if x.stride(3) == 1 else x.contiguous()
-
-
 def _run_forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
     with on_device_of(x):
-        return convolve(_with_adjacent_channels(x), weight, bias, dilation, turn=False)
+        return convolve(adjacent(x), weight, bias, dilation, turn=False)
 
 
 def _run_backward(grad_y: Tensor, x: Tensor, weight: Tensor, dilation: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of input, weight and, in float32, bias."""
-    grad_y, x = _with_adjacent_channels(grad_y), _with_adjacent_channels(x)
+    grad_y, x = adjacent(grad_y), adjacent(x)
     with on_device_of(x):
         return (
             convolve(grad_y, weight, None, dilation, turn=True),
