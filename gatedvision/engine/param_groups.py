@@ -24,8 +24,8 @@ class ParamGroups:
         optim_wrapper_cfg: config of the optimizer wrapper, with ``optimizer=dict(type=..., lr=..., ...)``.
         paramwise_cfg: ``None`` or a dict of ``layer_decay``, a factor in (0, 1]; ``by_stage=True`` to count stages as
             layers instead of blocks; ``backbone_rate``, a factor in (0, 1] for all layers but the one on top; and
-            ``rates``, further factors above 0 for parameters by name or glob pattern, such as
-            ``{"backbone.gate.*": 10.0}``; of several that match, the first.
+            ``rates``, further factors for parameters by name or glob pattern, such as ``{"backbone.gate.*": 10.0}``;
+            of several that match, the first. Parameters at a rate of 0 stay as they are.
 
     Raises:
         ValueError: ``paramwise_cfg`` holds another key, or a factor out of range.
@@ -45,8 +45,8 @@ class ParamGroups:
             if not 0.0 < factor <= 1.0:
                 raise ValueError(f"{name} must lie in (0, 1], got {factor}")
         for pattern, factor in self.rates.items():
-            if not 0.0 < factor < float("inf"):
-                raise ValueError(f"the rate of {pattern!r} must be above 0 and finite, got {factor}")
+            if not 0.0 <= factor < float("inf"):
+                raise ValueError(f"the rate of {pattern!r} must be 0 or above and finite, got {factor}")
         self.wrapper_cfg = dict(optim_wrapper_cfg)
         self.optimizer_cfg = dict(self.wrapper_cfg.pop("optimizer"))
 

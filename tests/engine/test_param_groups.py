@@ -90,7 +90,7 @@ def test_rates_by_name(task):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rates": {"*": 0.0}}, r"the rate of '\*' must be above 0 and finite, got 0.0"),
+        ({"rates": {"*": -1.0}}, r"the rate of '\*' must be 0 or above and finite, got -1.0"),
         ({"layer_decay": 0.0}, r"layer_decay must lie in \(0, 1\], got 0.0"),
         ({"backbone_rate": 1.5}, r"backbone_rate must lie in \(0, 1\], got 1.5"),
         ({"norm_decay_mult": 0.0}, "takes layer_decay, by_stage, backbone_rate and rates only, got norm_decay_mult"),

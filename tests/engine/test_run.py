@@ -47,6 +47,14 @@ def test_learning_rate_is_scaled_by_the_whole_batch_and_both_ends_with_it(build_
     assert rates[-1] == pytest.approx(1.5 * (1e-4 + (1e-2 - 1e-4) * (1 + math.cos(math.pi * 11 / 12)) / 2))
 
 
+def test_parameters_at_a_rate_of_zero_stay_as_they_are(build_run, tmp_path):
+    run = build_run(tmp_path, options={"optim_wrapper.paramwise_cfg": {"rates": {"backbone.head*": 1.0, "*": 0.0}}})
+    before = {name: parameter.detach().clone() for name, parameter in run.model.named_parameters()}
+    run.train()
+    moved = {name for name, parameter in run.model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved == {"backbone.head.weight", "backbone.head.bias"}
+
+
 def test_logs_carry_iteration_epoch_rate_and_both_losses(build_run, tmp_path):
     run = build_run(tmp_path, options={"default_hooks.logger.interval": 3})
     run.train()
