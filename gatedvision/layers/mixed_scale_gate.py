@@ -77,7 +77,8 @@ class MixedScaleGate(nn.Module):
             ``"fine"`` or ``"coarse"`` for all of them, or a :data:`Policy`.
         budget: share of regions that are fine, 0 to 1, in every image; ``None`` lets the gate choose how many.
         temperature: of m; a low one makes it steep.
-        noise: scale of the noise, 0 for none.
+        noise: scale of the noise, 0 for none. With a ``share``, it also makes regions coarse that the gate wants fine,
+            from which it learns whether they gain.
         initial_logit: the logit at the start, at which nearly all regions are coarse.
         share: of regions that are fine in each batch in training, between 0 and 1, for a gate that predicts gains; the
             logit at the start is 0 then. ``None`` for one that learns straight through.
