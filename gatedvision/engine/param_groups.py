@@ -25,7 +25,8 @@ class ParamGroups:
         paramwise_cfg: ``None`` or a dict of ``layer_decay``, a factor in (0, 1]; ``by_stage=True`` to count stages as
             layers instead of blocks; ``backbone_rate``, a factor in (0, 1] for all layers but the one on top; and
             ``rates``, further factors for parameters by name or glob pattern, such as ``{"backbone.gate.*": 10.0}``;
-            of several that match, the first. Parameters at a rate of 0 stay as they are.
+            of several that match, the first. Parameters at a rate of 0 stay as they are; their gradients are taken, and
+            count where the norm of all is clipped.
 
     Raises:
         ValueError: ``paramwise_cfg`` holds another key, or a factor out of range.
