@@ -1,4 +1,4 @@
-"""Draw what a run learned: ``python tools/plot_run.py CONFIG WORK_DIR``, curves and a grid of predictions."""
+"""Draw what a classifier learned: ``python tools/plot_run.py CONFIG WORK_DIR``, curves and a grid of predictions."""
 
 import argparse
 import json
@@ -57,6 +57,11 @@ def _read_log(work_dir: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
     if not rows:
         raise FileNotFoundError(f"no log '{work_dir}/*/vis_data/scalars.json': has this run trained?")
+    if not any("accuracy/top1" in row for row in rows):
+        raise ValueError(
+            f"the log in '{work_dir}' has no accuracy/top1: this draws classifiers that were validated; for others "
+            "use tools/test.py --show-dir"
+        )
     return rows
 
 

@@ -22,3 +22,10 @@ def test_a_run_of_the_demo_is_trained_evaluated_and_drawn(run_tool, tmp_path):
 
 def test_nothing_to_draw_is_one_line(fails_with, tmp_path):
     fails_with("has this run trained?", "plot_run", CONFIG, tmp_path)
+
+
+def test_a_run_that_is_no_classifier_is_one_line(fails_with, tmp_path):
+    log = tmp_path / "20261130_120000" / "vis_data" / "scalars.json"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"loss": 0.5, "epoch": 1, "iter": 10}\n{"mIoU": 40.0, "epoch": 1, "iter": 10}\n')
+    fails_with("has no accuracy/top1: this draws classifiers", "plot_run", CONFIG, tmp_path)
