@@ -78,10 +78,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout:
     if packing.form == "flex":
         y: Any = _flex_attention(query.is_cuda)(query, key, value, block_mask=packing.block_mask)
     elif packing.gates is not None:
-        gates = packing.gates.view(query.shape[0], -1)
+        gates = packing.gates.view(query.shape[0], query.shape[2])
         y = key_gated_attention(query, key, value, gates, dropout=dropout)
     else:
-        mask = None if packing.active is None else packing.active.view(query.shape[0], 1, 1, -1)
+        mask = None if packing.active is None else packing.active.view(query.shape[0], 1, 1, query.shape[2])
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     return y.transpose(1, 2)
 

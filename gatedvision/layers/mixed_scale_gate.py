@@ -45,7 +45,7 @@ class LastChoice(Transient):
     Attributes:
         probability: ``[B, R]``, the soft m of each region, 0 to 1, where 1 is coarse; at least float32, regions row by
             row. With gradient after a forward pass in training. ``1 - probability.mean()`` is the share of fine regions
-            as a loss sees it.
+            as a loss sees it; of a gate that predicts gains, only the border moves it.
         coarse: ``[B, R]`` bool, the choice that the forward pass used.
         grid: rows and columns of regions; R is their product.
     """
@@ -240,8 +240,10 @@ class MixedScaleGate(nn.Module):
         self, x: Tensor, grid: tuple[int, int], detail: Optional[Tensor], num_fine: Optional[int]
     ) -> RegionChoice:
         share = self.share if self.training else None
-        # What predicts gains learns from them alone, and the embedding of patches from the task alone.
-        logits = self.logits(x if share is None else x.detach(), grid, detail)
+        # What predicts gains learns from them alone, and the embedding of patches from the task alone; so does it where
+        # the gate itself is to stay as it is.
+        alone = share is not None or not any(parameter.requires_grad for parameter in self.parameters())
+        logits = self.logits(x.detach() if alone else x, grid, detail)
         probability = self.relax(logits)
         if num_fine is not None:
             coarse = all_but_lowest(probability.detach(), num_fine)
@@ -272,7 +274,7 @@ def resize_regions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) ->
     if old == new:
         return table
     wide = table.to(torch.promote_types(table.dtype, torch.float32)).transpose(1, 2).unflatten(2, old)
-    return F.interpolate(wide, size=new, mode="bilinear").flatten(2).transpose(1, 2).to(table.dtype)
+    return F.interpolate(wide, size=new, mode="bilinear").flatten(2).transpose(1, 2).to(table.dtype).contiguous()
 
 
 def all_but_lowest(scores: Tensor, count: int) -> Tensor:

@@ -159,6 +159,8 @@ def pack_tokens(x: Tensor, layout: Layout, form: str, training: bool, spare: flo
         return _pack_batch(x, layout, active, total)
     if layout.length is not None:
         return _pack_batch(x, layout, active, layout.length, full=True)
+    if x.shape[0] == 0:
+        return _pack_batch(x, layout, active, total)
     counts = active.sum(1)
     # The one time that the host waits for the device.
     shortest, longest, num_rows = torch.stack([*counts.aminmax(), counts.sum()]).tolist()
@@ -182,7 +184,7 @@ def _pack_learning(x: Tensor, layout: Layout, active: Tensor, spare: float) -> t
     straight, total = layout.choice.straight, x.shape[1]
     assert straight is not None
     gates = layout.by_token(1.0, straight, 1 - straight)
-    if spare >= 1 or x.is_meta or torch.compiler.is_compiling():
+    if spare >= 1 or x.is_meta or torch.compiler.is_compiling() or x.shape[0] == 0:
         length = total
     else:
         longest = layout.length
@@ -205,7 +207,7 @@ def _pack_batch(
     x: Tensor, layout: Layout, active: Tensor, length: int, full: bool = False, rank: Optional[Tensor] = None
 ) -> tuple[Tensor, Packing]:
     """Gather so many tokens of each image, active ones first and in order; others, the lowest of a rank, fill up."""
-    batch, total, _ = x.shape
+    batch, total, width = x.shape
     starts = total * torch.arange(batch, device=x.device)[:, None]
     if length == total:
         place = starts + torch.arange(total, device=x.device)
@@ -214,7 +216,7 @@ def _pack_batch(
     numbers = torch.arange(batch * length, device=x.device).view(batch, length)
     place = torch.full_like(active, -1, dtype=torch.long).scatter(1, order, numbers)
     index = (starts + order).view(-1)
-    rows = gather_tokens(x, index, place).view(batch, length, -1)
+    rows = gather_tokens(x, index, place).view(batch, length, width)
     return rows, Packing(layout, "padded", index, place, None if full else active.gather(1, order).view(-1))
 
 

@@ -50,10 +50,12 @@ class MixedScaleTokens(VisionTransformer):
     """A plain vision transformer of timm on tokens of two scales (arXiv:2307.02321).
 
     It takes the transformer over: parameters have timm's names and are shared with it, the gate's are added as
-    ``gate``. Only the attention of its blocks is replaced, by one that does the same without our tokens.
+    ``gate``. The attention of its blocks is replaced, by one that does the same without our tokens, and its linear
+    layers and patch embedding by our classes of them; use the transformer through the model from then on.
 
     Images may have any size. They are padded with zeros, at the right and at the bottom, to whole regions; positions
-    are resized. Features leave out cells that lie in the padding altogether.
+    are resized to that. Features leave out cells that lie in the padding altogether. So a transformer computes what it
+    did, with fine regions everywhere, at sizes of whole regions.
 
     In training with a gate that learns, attention is masked and the gradient of the choice is what it changes (see
     :func:`~gatedvision.layers.key_gated_attention.key_gated_attention`). Everywhere else only the tokens that are
@@ -70,7 +72,7 @@ class MixedScaleTokens(VisionTransformer):
             ``"padded"`` to the fullest, with a mask; ``"varlen"``, one kernel over one sequence of all images (GPU,
             sixteen bits, torch 2.10); ``"jagged"``, nested tensors; ``"flex"``, FlexAttention; ``"dense"``, all tokens
             with a mask, which saves nothing; ``"auto"``, the fastest there is. Images that have the same number take
-            none of them.
+            none of the others but ``"dense"``.
         spare: share of the tokens beyond those of the fullest image that training keeps, so that the gate learns from
             what it did not choose; 1 trims nothing.
         hidden_dim: channels within the gate, half of the transformer's by default.
@@ -120,6 +122,8 @@ class MixedScaleTokens(VisionTransformer):
         self.gate = MixedScaleGate(
             self.embed_dim, grid, hidden_dim, choice, budget, temperature, noise, initial_logit, share, detail, **dd
         ).train(vit.training)
+        # timm takes what comes last for the classifier, such as for adaptive gradient clipping.
+        self.head = self._modules.pop("head")
         convert_layers(self.patch_embed, nn.Conv2d, ImageConv)
         convert_layers(self.blocks, nn.Linear, Linear)
         for block in self.blocks:
@@ -271,11 +275,15 @@ class MixedScaleTokens(VisionTransformer):
             tokens = self._run(block, tokens, packing)
         return tokens, packing
 
-    def forward_features(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward_features(self, x: Tensor, attn_mask: Optional[Tensor] = None, is_causal: bool = False) -> Tensor:
         """Map images ``[B, C, H, W]`` to tokens of the full grid, ``[B, P + h * w, C]``, prefix tokens first.
 
         The grid has h = H / patch and w = W / patch cells, rounded up; a coarse token is copied to all it covers.
+
+        Raises:
+            ValueError: for a mask, or causal attention.
         """
+        refuse_masks(attn_mask, is_causal)
         tokens, packing = self._run_all(x)
         return unpack_tokens(self.norm(tokens), packing, find_cells(packing))
 
@@ -297,6 +305,9 @@ class MixedScaleTokens(VisionTransformer):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
+        output_dict: bool = False,
+        attn_mask: Optional[Tensor] = None,
+        is_causal: bool = False,
     ) -> Any:
         """Collect what leaves chosen blocks, put back into the full grid.
 
@@ -308,13 +319,18 @@ class MixedScaleTokens(VisionTransformer):
             stop_early: do not run blocks behind the last chosen one.
             output_fmt: ``"NCHW"`` for maps, ``"NLC"`` for tokens, ``[B, h * w, C]``.
             intermediates_only: leave out the final features.
+            output_dict: return timm's dictionary of ``image_intermediates``, with ``image_intermediates_prefix`` if
+                prefix tokens are asked for and with ``image_features`` unless left out.
+            attn_mask: must be ``None``.
+            is_causal: must be false.
 
         Returns:
-            The list, after the final tokens ``[B, P + h * w, C]`` unless left out.
+            The list, after the final tokens ``[B, P + h * w, C]`` unless left out; or the dictionary.
 
         Raises:
-            ValueError: for another ``output_fmt``.
+            ValueError: for another ``output_fmt``, a mask, or causal attention.
         """
+        refuse_masks(attn_mask, is_causal)
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NLC', got {output_fmt!r}")
         wanted, last = feature_take_indices(len(self.blocks), indices)
@@ -322,6 +338,7 @@ class MixedScaleTokens(VisionTransformer):
         cells = find_cells(packing)
         grid = cells_of(x, self.patch_size)
         taps: list[Any] = []
+        prefixes: list[Tensor] = []
         for index, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
             tokens = self._run(block, tokens, packing)
             if index not in wanted:
@@ -330,7 +347,19 @@ class MixedScaleTokens(VisionTransformer):
             prefix, tap = full[:, : self.num_prefix_tokens], full[:, self.num_prefix_tokens :]
             if output_fmt == "NCHW":
                 tap = tap.transpose(1, 2).unflatten(2, grid).contiguous()
-            taps.append((tap, prefix) if return_prefix_tokens and self.num_prefix_tokens else tap)
+            taps.append(tap)
+            prefixes.append(prefix)
+        if not (return_prefix_tokens and self.num_prefix_tokens):
+            prefixes = []
+        if output_dict:
+            found: dict[str, Any] = {"image_intermediates": taps}
+            if prefixes:
+                found["image_intermediates_prefix"] = prefixes
+            if not intermediates_only:
+                found["image_features"] = unpack_tokens(self.norm(tokens), packing, cells)
+            return found
+        if prefixes:
+            taps = list(zip(taps, prefixes, strict=True))
         if intermediates_only:
             return taps
         return unpack_tokens(self.norm(tokens), packing, cells), taps
@@ -368,6 +397,18 @@ class MixedScaleTokens(VisionTransformer):
     def _native_grid(self) -> tuple[int, int]:
         sides: Any = self.patch_embed.img_size
         return -(-sides[0] // self.coarse), -(-sides[1] // self.coarse)
+
+
+def refuse_masks(attn_mask: Optional[Tensor], is_causal: bool) -> None:
+    """Check that timm's arguments for masked attention were left alone.
+
+    Raises:
+        ValueError: if they were not.
+    """
+    if attn_mask is not None or is_causal:
+        raise ValueError(
+            "tokens of two scales, chosen image by image, have no order that a mask could be of: leave it out"
+        )
 
 
 def check_side(coarse: int, patch_size: int) -> int:
@@ -482,6 +523,9 @@ def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> dict[str, T
     gate = {name: value for name, value in own.items() if name.startswith("gate.")}
     if not any(name.startswith("gate.") for name in found):
         found |= gate
+    elif "gate.detail_embed" in gate:
+        # A gate that was not told of detail makes nothing of it.
+        found.setdefault("gate.detail_embed", torch.zeros_like(gate["gate.detail_embed"]))
     found = {name: value for name, value in found.items() if not name.startswith("gate_loss.")}
     found |= {name: value for name, value in own.items() if name.startswith("gate_loss.")}
     table = found.get("gate.pos_embed")

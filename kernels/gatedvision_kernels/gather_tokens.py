@@ -77,7 +77,8 @@ def scatter_tokens(rows: Tensor, source: Tensor, cells: Tensor, *, backend: str 
     Raises:
         ValueError: if shapes or dtypes do not fit, or the backend cannot run on these tensors.
     """
-    if rows.ndim != 2 or rows.shape[1] == 0 or cells.ndim != 2 or len(cells) != len(rows) or cells.shape[1] == 0:
+    fits = rows.ndim == 2 and cells.ndim == 2 and rows.shape[0] == cells.shape[0]
+    if not fits or rows.shape[1] == 0 or cells.shape[1] == 0:
         raise ValueError(
             f"rows must be [M, C], C > 0, and cells [M, K], K > 0; got {tuple(rows.shape)} and {tuple(cells.shape)}"
         )

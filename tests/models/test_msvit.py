@@ -259,6 +259,16 @@ def test_gate_learns_what_pays(spare: float, options: dict[str, Any]) -> None:
     assert left < 0.3 and right > 0.7
 
 
+@pytest.mark.parametrize("kind", ["generalized", "mean_rate", "gain"])
+def test_a_gate_that_stays_teaches_nobody(kind: str) -> None:
+    model = small(gate_loss={"kind": kind, "target": 0.3}).train()
+    model.gate.requires_grad_(False)
+    model(image(2, 3, 40, 56)).square().sum().backward()
+    assert model.auxiliary_losses() == {} and model.patch_embed.proj.weight.grad.abs().sum() > 0
+    # Only active tokens go, as in evaluation.
+    assert model.last.probability.requires_grad is False
+
+
 def test_token_counts_and_budgets() -> None:
     model, x = small(), image(4, 3, 64, 64)
     with pytest.raises(RuntimeError, match="run the model first"):
@@ -353,6 +363,24 @@ def test_export(options: dict[str, Any]) -> None:
     torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"budget": 0.5}], ids=str)
+def test_export_of_features(options: dict[str, Any]) -> None:
+    model, x = small(global_pool="avg", **options), image()
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    x = image(3, *contract.ODD[1:])
+    torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"budget": 0.5}, {"packing": "dense"}, {"gate_loss": {"target": 0.3}}], ids=str
+)
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_no_images(options: dict[str, Any], training: bool) -> None:
+    model = small(**options).train(training)
+    assert model(image(0, 3, 40, 56)).shape == (0, 10)
+    assert model.forward_features(image(0, 3, 40, 56)).shape == (0, 36, 32)
+
+
 @pytest.mark.parametrize("options", [{}, {"budget": 0.5}, {"coarse": 32}, {"detail": True}], ids=str)
 @pytest.mark.parametrize("size", [(16, 16), (33, 47), (64, 160), (3, 5)], ids=str)
 def test_any_size(options: dict[str, Any], size: tuple[int, int]) -> None:
@@ -399,8 +427,17 @@ def test_intermediates() -> None:
         coarse = model.last.coarse.view(2, 3, 4)[:, :2, :3]
         regions = maps[0][..., :4, :6].unflatten(3, (3, 2)).unflatten(2, (2, 2)).permute(0, 2, 4, 1, 3, 5).flatten(4)
         assert torch.equal((regions == regions[..., :1]).flatten(3).all(-1), coarse) and 0 < coarse.sum() < 12
+        found = model.forward_intermediates(x, return_prefix_tokens=True, output_dict=True)
+        assert torch.equal(found["image_features"], features) and len(found["image_intermediates"]) == 4
+        assert torch.equal(found["image_intermediates_prefix"][0], pairs[0][1])
+        assert set(model.forward_intermediates(x, intermediates_only=True, output_dict=True)) == {"image_intermediates"}
+        (as_dino,) = model.get_intermediate_layers(x, 1, reshape=True, norm=True)
+        assert torch.equal(as_dino, last)
     with pytest.raises(ValueError, match="'NHWC'"):
         model.forward_intermediates(x, output_fmt="NHWC")
+    for call in (model.forward_features, model.forward_intermediates):
+        with pytest.raises(ValueError, match="no order that a mask could be of"):
+            call(x, attn_mask=torch.ones(2, 2))
 
 
 def test_prune_intermediate_layers() -> None:
@@ -432,6 +469,11 @@ def test_groups_and_weight_decay() -> None:
         assert (layer == 0) == name.startswith(("cls_token", "pos_embed", "patch_embed")), name
         assert (layer == 5) == name.startswith(("head", "gate")), name
     assert {"pos_embed", "cls_token", "gate.pos_embed"} <= model.no_weight_decay()
+    # As timm takes the classifier out of clipping.
+    assert [name for name, _ in small(gate_loss={"target": 0.3}).named_parameters()][-2:] == [
+        "head.weight",
+        "head.bias",
+    ]
 
 
 def test_set_input_size() -> None:
@@ -439,6 +481,7 @@ def test_set_input_size() -> None:
     expected = model(x)
     model.set_input_size((96, 64))
     assert model.pos_embed.shape[1] == 97 and model.gate.pos_embed.shape[1] == 24
+    assert all(parameter.is_contiguous() for parameter in model.parameters())
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
     model.set_input_size(patch_size=4)
     assert model.ratio == 4 and model(x).shape == (2, 10)
