@@ -32,15 +32,19 @@ def parse_args() -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         help="DeepFill v2's weights are for BGR images, and are swapped to RGB (default: those in TensorFlow's names)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     return parser.parse_args()
 
 
-def main(source: Path, out: Path, part: str, bgr: bool | None) -> None:
+def main(source: Path, out: Path, part: str, bgr: bool | None, overwrite: bool) -> None:
     """Convert, and say what came of it.
 
     Raises:
+        FileExistsError: if there is a file already.
         ValueError: for options that do not go with what the files hold.
     """
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"'{out}' exists; pass --overwrite to replace it, or another --out")
     if not vmoe_checkpoint.holds_vmoe(source):
         print(deepfill_checkpoint.convert_checkpoint(source, out, part, bgr))
     elif part != PARTS[0] or bgr is not None:

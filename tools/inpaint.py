@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-from mmengine.config import DictAction  # noqa: E402
 
+from gatedvision.engine.cfg_options import CfgOptions  # noqa: E402
 from gatedvision.engine.launch import exit_with_message  # noqa: E402
 from gatedvision.inpainting.command import inpaint_files  # noqa: E402
 
@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--model-options",
         nargs="+",
-        action=DictAction,
+        action=CfgOptions,
         metavar="KEY=VALUE",
         help="options of the network, such as dim=24",
     )

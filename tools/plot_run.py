@@ -15,10 +15,11 @@ import torch  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import SubFigure  # noqa: E402
 from matplotlib.patches import Rectangle  # noqa: E402
-from mmengine.config import Config, DictAction  # noqa: E402
+from mmengine.config import Config  # noqa: E402
 from mmengine.registry import DATASETS, MODELS  # noqa: E402
 
 from gatedvision.data import collate_samples  # noqa: E402
+from gatedvision.engine.cfg_options import CfgOptions  # noqa: E402
 from gatedvision.engine.checkpoint_file import find_last_checkpoint, load_weights, read_checkpoint  # noqa: E402
 from gatedvision.engine.launch import exit_with_message, load_config  # noqa: E402
 
@@ -32,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("work_dir", type=Path, help="the run's work directory")
     parser.add_argument("--out", type=Path, help="the picture (default: WORK_DIR/run.png)")
     parser.add_argument("--images", type=int, default=64, help="predictions to show, the wrong ones first")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="replace settings")
+    parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, metavar="KEY=VALUE", help="replace settings")
     return parser.parse_args()
 
 

@@ -13,9 +13,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
-from mmengine.config import DictAction  # noqa: E402
 
 from gatedvision.engine.capacity_sweep import CAPACITIES, sweep_capacity  # noqa: E402
+from gatedvision.engine.cfg_options import CfgOptions  # noqa: E402
 from gatedvision.engine.launch import exit_with_message  # noqa: E402
 from gatedvision.layers.moe_routing import PRIORITIES  # noqa: E402
 
@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--amp", choices=["bf16", "fp16"], help="mixed precision in place of the config's")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: the GPU where there is one)")
     parser.add_argument("--seconds", type=float, default=1.0, help="to spend on each timing (default: %(default)s)")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="replace settings")
+    parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, metavar="KEY=VALUE", help="replace settings")
     return parser.parse_args()
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-from mmengine.config import DictAction  # noqa: E402
 
+from gatedvision.engine.cfg_options import CfgOptions  # noqa: E402
 from gatedvision.engine.launch import exit_with_message, train  # noqa: E402
 
 
@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
         help="go on from this checkpoint, or from the last one in the work directory",
     )
     parser.add_argument("--amp", choices=["bf16", "fp16"], help="mixed precision")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="replace settings")
+    parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, metavar="KEY=VALUE", help="replace settings")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate by the total batch")
     parser.add_argument("--compile", action="store_true", help="compile the backbone")

@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-from mmengine.config import DictAction  # noqa: E402
 
+from gatedvision.engine.cfg_options import CfgOptions  # noqa: E402
 from gatedvision.engine.launch import exit_with_message  # noqa: E402
 from gatedvision.engine.visualize import visualize  # noqa: E402
 
@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
         "--weights", choices=["ema", "raw"], default="ema", help="the moving average where there is one, or not"
     )
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: the GPU where there is one)")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="replace settings")
+    parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, metavar="KEY=VALUE", help="replace settings")
     return parser.parse_args()
 
 

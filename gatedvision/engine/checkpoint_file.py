@@ -31,14 +31,19 @@ def write_atomically(content: dict[str, Any] | str, path: Path) -> None:
         path: the file.
     """
     unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("wb") as file:
-        if isinstance(content, str):
-            file.write(content.encode())
-        else:
-            torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    try:
+        with unfinished.open("wb") as file:
+            if isinstance(content, str):
+                file.write(content.encode())
+            else:
+                torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        # On a full disk it would keep the place that the next attempt needs.
+        unfinished.unlink(missing_ok=True)
+        raise
     # The new name itself is safe only once its folder is.
     folder = os.open(path.parent, os.O_RDONLY)
     try:

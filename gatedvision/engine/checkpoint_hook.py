@@ -45,7 +45,7 @@ class SaveCheckpoints(Hook):
         self._kept: list[str] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Clean up after an interrupted run, and take over its checkpoints if this one resumes it.
+        """Clean up after an interrupted run, and take over its checkpoints if this one resumes it in its folder.
 
         Args:
             runner: the run.
@@ -55,7 +55,8 @@ class SaveCheckpoints(Hook):
         folder = Path(runner.work_dir)
         remove_unfinished(folder)
         earlier = [path.name for path in reversed(list_checkpoints(folder))]
-        if runner.iter > 0:
+        source = Path(runner._load_from or folder)
+        if runner.iter > 0 and folder.resolve() in (source.resolve(), source.resolve().parent):
             self._kept = earlier
         elif earlier:
             runner.logger.warning(f"{folder} holds checkpoints of an earlier run, which this one will overwrite")

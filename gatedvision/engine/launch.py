@@ -192,6 +192,9 @@ def exit_with_message(function: Callable[..., Any], **kwargs: Any) -> None:
     Args:
         function: what to call.
         **kwargs: its arguments.
+
+    Raises:
+        KeyError: one that is a defect, too.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.*")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -200,6 +203,15 @@ def exit_with_message(function: Callable[..., Any], **kwargs: Any) -> None:
     except _MISTAKES as error:
         _log_traceback()
         _fail(error)
+    except KeyError as error:
+        # What a config names and mmengine does not find.
+        if "registry" not in str(error):
+            raise
+        _log_traceback()
+        _fail(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def _evaluate(cfg: Config, compile: bool, show_dir: Path | None) -> dict[str, Any]:
@@ -233,7 +245,9 @@ def _log_traceback() -> None:
 
 def _fail(error: Exception) -> NoReturn:
     # What a data worker raises arrives as a traceback, whose last line is the message.
-    lines = str(error).strip().split("\n")
+    # The text of a KeyError is its argument in quotes.
+    text = error.args[0] if isinstance(error, KeyError) else str(error)
+    lines = str(text).strip().split("\n")
     message = " ".join(line.strip() for line in lines)
     if "Traceback" in message:
         message = lines[-1].partition(": ")[2]

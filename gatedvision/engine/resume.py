@@ -25,6 +25,8 @@ def resume_training(runner: Any, path: Path) -> None:
     if meta["seed"] != runner.seed:
         runner.logger.warning(f"going on with the seed of the checkpoint, {meta['seed']}, not with {runner.seed}")
         _reseed(runner, meta["seed"])
+    # What does not fit is told of here in one line, before EMAHook would list all of it.
+    load_weights(unwrap(runner.model), checkpoint["state_dict"], str(path))
     # EMAHook takes the average out of the checkpoint here, and puts the weights in training back in its place.
     runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
     load_weights(unwrap(runner.model), checkpoint["state_dict"], str(path))

@@ -268,13 +268,27 @@ class Runner(mmengine.runner.Runner):
             visualizer = {**visualizer, "vis_backends": kept}
         return super().build_visualizer(visualizer)
 
+    def dump_config(self) -> None:
+        """Write the config beside the checkpoints of a training, once what it starts from is loaded.
+
+        What an evaluation, or a start that fails, would write is not the config of the checkpoints that are there.
+        """
+        if self._has_loaded and self.cfg.get("train_cfg") is not None:
+            super().dump_config()
+
     def load_or_resume(self) -> None:
-        """Resume the run, or load the weights, that the config names with ``resume`` and ``load_from``."""
+        """Resume the run, or load the weights, that the config names with ``resume`` and ``load_from``.
+
+        Raises:
+            CheckpointError: if there is no such checkpoint, or it does not fit.
+        """
         if self._has_loaded:
             return
         self._has_loaded = True
         if self._resume:
             path = self._find_checkpoint()
+            if path is None and self._load_from is not None:
+                raise CheckpointError(f"no checkpoint to resume in {self._load_from}")
             if path is None:
                 self.logger.info(f"nothing to resume in {self.work_dir}: starting from scratch")
             else:
@@ -285,6 +299,7 @@ class Runner(mmengine.runner.Runner):
             load_weights(unwrap(self.model), weights, str(self._load_from))
             self.call_hook("after_load_checkpoint", checkpoint={"state_dict": weights})
             self.logger.info(f"loaded the {which} weights of {self._load_from}")
+        self.dump_config()
 
     def _find_checkpoint(self) -> Path | None:
         """Let the main process choose, so that all processes resume the same checkpoint."""

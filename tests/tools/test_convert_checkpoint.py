@@ -78,7 +78,9 @@ def test_tensorflow_variables(convert: Callable[..., Any], tmp_path: Path) -> No
     model = timm.create_model("deepfillv2", pretrained=True, pretrained_cfg_overlay=overlay, dim=12)
     torch.testing.assert_close(dict(model.state_dict()), swap_colours(weights), rtol=0, atol=0)
 
-    code, _, _ = convert(tmp_path / "places2.npz", "-o", out, "--no-bgr")
+    code, _, errors = convert(tmp_path / "places2.npz", "-o", out, "--no-bgr")
+    assert code == 2 and f"'{out}' exists; pass --overwrite" in errors
+    code, _, _ = convert(tmp_path / "places2.npz", "-o", out, "--no-bgr", "--overwrite")
     torch.testing.assert_close(load_file(out), dict(weights), rtol=0, atol=0)
 
 

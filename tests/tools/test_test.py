@@ -40,6 +40,18 @@ def test_a_work_directory_means_its_last_checkpoint(run_tool, trained, tmp_path)
     assert str(trained / "epoch_1.pth") in output.strip().splitlines()[-1]
 
 
+def test_the_config_of_a_run_stays_as_it_was(run_tool, fails_with, trained):
+    config = trained / CONFIG.name
+    before = config.read_bytes()
+    assert b"optim_wrapper" in before
+    code, _, errors = run_tool("test", CONFIG, trained, "--work-dir", trained)
+    assert code == 0, errors
+    width = ["--cfg-options", "model.backbone.embed_dim=8"]
+    fails_with("does not fit the model of the config", "test", CONFIG, trained, "--work-dir", trained, *width)
+    fails_with("does not fit", "train", CONFIG, "--work-dir", trained, "--resume", *width)
+    assert config.read_bytes() == before
+
+
 def test_mistakes_are_one_line(fails_with, trained, tmp_path):
     place = ["--work-dir", tmp_path]
     checkpoint = trained / "epoch_1.pth"

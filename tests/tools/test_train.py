@@ -29,6 +29,21 @@ def test_train_resume_and_start_without_a_checkpoint(run_tool, tmp_path):
     assert f"resumed {source}" in output
 
 
+def test_a_run_from_elsewhere_leaves_what_is_there(run_tool, fails_with, tmp_path):
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        code, _, errors = run_tool("train", CONFIG, "--work-dir", folder, *SHORT)
+        assert code == 0, errors
+    options = ["--cfg-options", "train_cfg.max_epochs=4"]
+    source = folders[0] / "epoch_1.pth"
+    code, output, errors = run_tool("train", CONFIG, "--work-dir", folders[1], "--resume", source, *options)
+    assert code == 0, errors
+    assert f"{folders[1]} holds checkpoints of an earlier run" in output and (folders[1] / "epoch_1.pth").exists()
+    (tmp_path / "empty").mkdir()
+    place = ["--work-dir", folders[0], "--resume", tmp_path / "empty"]
+    fails_with(f"no checkpoint to resume in {tmp_path / 'empty'}", "train", CONFIG, *place, *SHORT)
+
+
 def test_switches_reach_the_run(run_tool, tmp_path):
     arguments = ["--work-dir", tmp_path, "--amp", "bf16", "--auto-scale-lr", "--seed", "3"]
     code, output, errors = run_tool("train", CONFIG, *arguments, *SHORT)
@@ -68,6 +83,7 @@ def test_from_another_folder_without_installation(tmp_path):
         ([CONFIG, "--auto-scale-lr", "--cfg-options", "auto_scale_lr=None"], "--auto-scale-lr needs auto_scale_lr"),
         ([CONFIG, "--launcher", "slurm"], "start with srun"),
         ([CONFIG, "--resume", "none.pth"], "no checkpoint at none.pth"),
+        ([CONFIG, "--cfg-options", "optim_wrapper.optimizer.type=AdamX"], "AdamX is not in the mmengine::optimizer"),
     ],
 )
 def test_mistakes_are_one_line(fails_with, tmp_path, monkeypatch, arguments, message):
