@@ -109,7 +109,8 @@ class _Filler:
         precision = nullcontext() if amp is None else torch.autocast(self.device.type, AMP_DTYPES[amp])
         try:
             with torch.inference_mode(), precision:
-                _, refined = self.model(image.to(self.device), padded_mask.to(self.device))
+                dtype = next((parameter.dtype for parameter in self.model.parameters()), torch.float32)
+                _, refined = self.model(image.to(self.device, dtype), padded_mask.to(self.device, dtype))
         except torch.OutOfMemoryError as error:
             raise ValueError(
                 f"{self.device} ran out of memory at a window of {_sizes(hole.shape)}; lower the size limit, now "

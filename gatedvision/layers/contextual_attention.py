@@ -210,7 +210,7 @@ class ContextualAttention(nn.Module):
         if self.block is not None:
             return max(self.block // width, 1)
         # A multiple of the map, for it to be linear in memory.
-        return max(MAX_SCORES // (batch * height * width * width), 1)
+        return max(MAX_SCORES // (max(batch, 1) * height * width * width), 1)
 
 
 def _along_columns(x: Tensor, height: int, width: int) -> Tensor:

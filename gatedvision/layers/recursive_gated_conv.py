@@ -10,6 +10,7 @@ import torch
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from gatedvision.layers._hooks import are_plain
 from gatedvision.layers.depthwise_conv import DepthwiseConv
 from gatedvision.layers.global_filter import GlobalLocalFilter
 from gatedvision.layers.linear import Linear
@@ -87,6 +88,7 @@ class RecursiveGatedConv(nn.Module):
         dd = {"device": device, "dtype": dtype}
         widths = [dim // 2 ** (order - 1 - k) for k in range(order)]
         self.widths = [widths[0], sum(widths)]
+        self.step_widths = widths
         self.scale = scale
         self.proj_in = Linear(dim if in_dim is None else in_dim, sum(self.widths), **dd)
         if map_size is None:
@@ -100,6 +102,18 @@ class RecursiveGatedConv(nn.Module):
         """Map ``[B, H, W, C]`` to ``[B, H, W, dim]``, channels last."""
         x, gates = self.proj_in(x).split(self.widths, dim=-1)
         gates = self.spatial(gates)
+        if not torch.jit.is_scripting():
+            if not are_plain(*self.projs):
+                return self.proj_out(self._call_projs(x, gates))
         weights: list[Tensor] = [proj.weight for proj in self.projs]  # pyright: ignore[reportAssignmentType]
         biases: list[Tensor] = [proj.bias for proj in self.projs]  # pyright: ignore[reportAssignmentType]
         return self.proj_out(gate_recursively(x, gates, weights, biases, self.scale))
+
+    @torch.jit.unused
+    def _call_projs(self, x: Tensor, gates: Tensor) -> Tensor:
+        """Compute the same by calling the layers, which have hooks or were replaced."""
+        first, *steps = (gates * self.scale).split(self.step_widths, dim=-1)
+        y = x * first
+        for proj, step in zip(self.projs, steps, strict=True):
+            y = proj(y) * step
+        return y

@@ -391,7 +391,10 @@ default_cfgs = generate_default_cfgs(
 
 def _create_moganet(variant: str, pretrained: bool, overrides: dict[str, Any], **model_args: Any) -> MogaNet:
     levels = range(len(overrides.get("dims", model_args["dims"])))
-    model_args["double_gate"] = overrides.get("pretrained_cfg") in DOUBLE_GATE_TAGS
+    # A tag by name, or within what a repository on the hub says of its weights.
+    named = overrides.get("pretrained_cfg")
+    tag = named.get("tag") if isinstance(named, dict) else getattr(named, "tag", named)
+    model_args["double_gate"] = tag in DOUBLE_GATE_TAGS
     return build_backbone(MogaNet, variant, pretrained, checkpoint_filter_fn, levels, **{**model_args, **overrides})
 
 

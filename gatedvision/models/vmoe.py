@@ -320,8 +320,8 @@ class VMoE(VisionTransformer):
         return members.logsumexp(1) - log(self.num_members)
 
     def _pos_embed(self, x: Tensor) -> Tensor:
-        batch, height, width, channels = x.shape
-        tokens = x.reshape(batch, -1, channels)
+        batch, height, width, _ = x.shape
+        tokens = x.flatten(1, 2)
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(batch, -1, -1), tokens], dim=1)
         table = resize_positions_aligned(
@@ -367,6 +367,9 @@ class VMoE(VisionTransformer):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
+        output_dict: bool = False,
+        attn_mask: Optional[Tensor] = None,
+        is_causal: bool = False,
     ) -> Any:
         """Collect what leaves chosen blocks; in an ensemble, from its first block of experts on, of every member.
 
@@ -378,13 +381,19 @@ class VMoE(VisionTransformer):
             stop_early: do not run blocks behind the last chosen one.
             output_fmt: ``"NCHW"`` for maps, ``"NLC"`` for tokens, ``[B, H * W, C]``.
             intermediates_only: leave out the final features.
+            output_dict: return timm's dictionary of ``image_intermediates``, with ``image_intermediates_prefix`` if
+                prefix tokens are asked for and with ``image_features`` unless left out.
+            attn_mask: must be ``None``.
+            is_causal: must be false.
 
         Returns:
-            The list, after the final tokens ``[B, N, C]`` unless left out.
+            The list, after the final tokens ``[B, N, C]`` unless left out; or the dictionary.
 
         Raises:
-            ValueError: for another ``output_fmt``.
+            ValueError: for another ``output_fmt``, a mask, or causal attention.
         """
+        if attn_mask is not None or is_causal:
+            raise ValueError("V-MoE attends to all tokens of an image: leave attn_mask and is_causal out")
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NLC', got {output_fmt!r}")
         found: Any = super().forward_intermediates(
@@ -396,7 +405,15 @@ class VMoE(VisionTransformer):
             pairs = [tap if isinstance(tap, tuple) else (tap,) for tap in taps]
             maps = [(pair[0].transpose(1, 2).unflatten(2, grid).contiguous(), *pair[1:]) for pair in pairs]
             taps = [tap if len(tap) > 1 else tap[0] for tap in maps]
-        return taps if intermediates_only else (final, taps)
+        if not output_dict:
+            return taps if intermediates_only else (final, taps)
+        pairs = [tap if isinstance(tap, tuple) else (tap,) for tap in taps]
+        result: dict[str, Any] = {"image_intermediates": [pair[0] for pair in pairs]}
+        if return_prefix_tokens and self.num_prefix_tokens:
+            result["image_intermediates_prefix"] = [pair[-1] for pair in pairs]
+        if not intermediates_only:
+            result["image_features"] = final
+        return result
 
     def prune_intermediate_layers(
         self, indices: Union[int, list[int]] = 1, prune_norm: bool = False, prune_head: bool = True

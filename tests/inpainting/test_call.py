@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +104,9 @@ def test_an_empty_mask_returns_the_image_and_says_so(network):
 def test_modes_and_devices_of_the_network(network):
     network.train()
     gatedvision.inpaint(noise(3), HOLE, network, device="cpu", amp="bf16")
+    wide = gatedvision.inpaint(noise(3), HOLE, network)
+    narrow = gatedvision.inpaint(noise(3), HOLE, copy.deepcopy(network).bfloat16())
+    assert np.array_equal(narrow[~HOLE], wide[~HOLE]) and np.abs(narrow.astype(int) - wide).max() < 16
     assert network.training
 
 

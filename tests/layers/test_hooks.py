@@ -10,6 +10,7 @@ from gatedvision.layers.channel_aggregation import ChannelAggregationFFN
 from gatedvision.layers.gelu_mlp import GeluMlp
 from gatedvision.layers.linear import Linear
 from gatedvision.layers.multi_order_gated_aggregation import MultiOrderGatedAggregation
+from gatedvision.layers.recursive_gated_conv import RecursiveGatedConv
 from gatedvision.layers.swiglu import SwiGluMlp
 
 LAYERS = {
@@ -17,6 +18,7 @@ LAYERS = {
     "GeluMlp": (lambda: GeluMlp(8, 16), ("fc1", "fc2")),
     "MultiOrderGatedAggregation": (lambda: MultiOrderGatedAggregation(8), ("proj_in", "proj_gate", "proj_out")),
     "ChannelAggregationFFN": (lambda: ChannelAggregationFFN(8, 16), ("proj_in", "proj_common", "proj_out")),
+    "RecursiveGatedConv": (lambda: RecursiveGatedConv(8, 3, scale=0.5), ("proj_in", "projs.0", "projs.1", "proj_out")),
 }
 PLACES = [(layer, name) for layer, (_, names) in LAYERS.items() for name in names]
 
@@ -49,17 +51,22 @@ def build(layer: str) -> tuple[nn.Module, Tensor]:
     return module, torch.randn(2, 6, 5, 8)
 
 
+def put(module: nn.Module, name: str, layer: nn.Module) -> None:
+    place, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(place), leaf, layer)
+
+
 @pytest.mark.parametrize(("layer", "name"), PLACES)
 def test_replaced_layers_are_called(layer: str, name: str) -> None:
     module, x = build(layer)
-    adapted = Adapted(getattr(module, name))
+    adapted = Adapted(module.get_submodule(name))  # pyright: ignore[reportArgumentType]
     merged = Linear(adapted.layer.in_features, adapted.layer.out_features, bias=adapted.layer.bias is not None)
     merged.load_state_dict(adapted.layer.state_dict())
     with torch.no_grad():
         merged.weight += adapted.more.weight
-    setattr(module, name, merged)
+    put(module, name, merged)
     expected = module(x)
-    setattr(module, name, adapted)
+    put(module, name, adapted)
     torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-5)
     module(x).sum().backward()
     assert adapted.more.weight.grad is not None and adapted.more.weight.grad.abs().sum() > 0
@@ -70,9 +77,9 @@ def test_hooks_are_called_and_change_nothing(layer: str, name: str) -> None:
     module, x = build(layer)
     expected = module(x)
     seen: list[torch.Size] = []
-    handle = getattr(module, name).register_forward_hook(lambda layer, inputs, output: seen.append(output.shape))
+    handle = module.get_submodule(name).register_forward_hook(lambda layer, inputs, output: seen.append(output.shape))
     torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-5)
-    assert len(seen) == 1 and seen[0][-1] == getattr(module, name).out_features
+    assert len(seen) == 1 and seen[0][-1] == module.get_submodule(name).out_features
     handle.remove()
     assert torch.equal(module(x), expected)
 
@@ -80,7 +87,7 @@ def test_hooks_are_called_and_change_nothing(layer: str, name: str) -> None:
 @pytest.mark.parametrize(("layer", "name"), PLACES)
 def test_pruned_weights_follow_their_mask(layer: str, name: str) -> None:
     module, x = build(layer)
-    linear = getattr(module, name)
+    linear = module.get_submodule(name)
     prune.random_unstructured(linear, "weight", 0.5)
     before = module(x)
     with torch.no_grad():

@@ -9,7 +9,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.layers import freeze_batch_norm_2d
-from timm.models import group_parameters
+from timm.models import group_parameters, save_for_hf
 from torch import Tensor, nn
 
 from gatedvision.layers import DepthwiseConv, MultiOrderDWConv, MultiOrderGatedAggregation
@@ -133,6 +133,15 @@ def test_openmixup_weights_bring_the_double_gate() -> None:
         assert gates(f"{name}.openmixup_in1k_256", double_gate=False) == {False}
         assert gates(name) == gates(f"{name}.in1k_256") == {False}
         assert gates(name, double_gate=True) == {True}
+
+
+def test_the_double_gate_comes_back_from_the_hub(tmp_path: Path) -> None:
+    tiny = {"dims": (8, 16), "depths": (1, 1), "mlp_ratios": (2, 2), "patch_sizes": (3, 3)}
+    model = timm.create_model("moganet_tiny.openmixup_in1k_256", num_classes=3, **tiny).eval()
+    save_for_hf(model, tmp_path, model_args=tiny, safe_serialization=True)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert {mixer.double_gate for mixer in modules(again, MultiOrderGatedAggregation)} == {True}
+    torch.testing.assert_close(again(image(1, 3, 64, 64)), model(image(1, 3, 64, 64)))
 
 
 def test_closing_norms_learn_with_the_block_before_them() -> None:

@@ -162,8 +162,17 @@ def test_intermediates(name: str) -> None:
         if model.num_prefix_tokens:
             _, pairs = model.forward_intermediates(x, return_prefix_tokens=True)
             assert torch.equal(pairs[0][0], maps[0]) and pairs[0][1].shape == (2, 1, 32)
+            found = model.forward_intermediates(x, return_prefix_tokens=True, output_dict=True)
+            assert torch.equal(found["image_features"], features)
+            assert torch.equal(found["image_intermediates"][0], maps[0])
+            assert torch.equal(found["image_intermediates_prefix"][0], pairs[0][1])
+        (as_dino,) = model.get_intermediate_layers(x, 1, reshape=True, norm=True)
+        assert torch.equal(as_dino, last)
+        assert model(x[:0]).shape == (0, 10)
     with pytest.raises(ValueError, match="'NHWC'"):
         model.forward_intermediates(x, output_fmt="NHWC")
+    with pytest.raises(ValueError, match="leave attn_mask"):
+        model.forward_intermediates(x, attn_mask=torch.ones(2, 2))
 
 
 @every_network
