@@ -8,7 +8,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-
 from gatedvision.engine.cfg_options import CfgOptions  # noqa: E402
 from gatedvision.engine.launch import exit_with_message, train  # noqa: E402
 

@@ -184,6 +184,21 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor], source: str) -
         source: where they come from, for the message.
 
     Raises:
+        CheckpointError: as of :func:`check_weights`.
+    """
+    check_weights(model, state_dict, source)
+    model.load_state_dict(state_dict)
+
+
+def check_weights(model: nn.Module, state_dict: dict[str, Tensor], source: str) -> None:
+    """Check that weights fit a model exactly.
+
+    Args:
+        model: the task model, not wrapped.
+        state_dict: its weights by name.
+        source: where they come from, for the message.
+
+    Raises:
         CheckpointError: names or shapes differ; where only the number of classes does, it says so.
     """
     own = model.state_dict()
@@ -202,4 +217,3 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor], source: str) -
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise CheckpointError(f"{source} does not fit the model of the config: {problems[0]}{more}")
-    model.load_state_dict(state_dict)

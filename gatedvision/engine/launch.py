@@ -200,12 +200,9 @@ def exit_with_message(function: Callable[..., Any], **kwargs: Any) -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     try:
         function(**kwargs)
-    except _MISTAKES as error:
-        _log_traceback()
-        _fail(error)
-    except KeyError as error:
-        # What a config names and mmengine does not find.
-        if "registry" not in str(error):
+    except (*_MISTAKES, KeyError) as error:
+        # Of the latter, what a config names and mmengine does not find.
+        if isinstance(error, KeyError) and "registry" not in str(error):
             raise
         _log_traceback()
         _fail(error)

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmengine.hooks import EMAHook
 
-from gatedvision.engine.checkpoint_file import CheckpointError, load_weights, read_checkpoint
+from gatedvision.engine.checkpoint_file import CheckpointError, check_weights, load_weights, read_checkpoint
 from gatedvision.engine.training_state import all_schedulers, restore_histories, unwrap
 
 
@@ -26,7 +26,7 @@ def resume_training(runner: Any, path: Path) -> None:
         runner.logger.warning(f"going on with the seed of the checkpoint, {meta['seed']}, not with {runner.seed}")
         _reseed(runner, meta["seed"])
     # What does not fit is told of here in one line, before EMAHook would list all of it.
-    load_weights(unwrap(runner.model), checkpoint["state_dict"], str(path))
+    check_weights(unwrap(runner.model), checkpoint["state_dict"], str(path))
     # EMAHook takes the average out of the checkpoint here, and puts the weights in training back in its place.
     runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
     load_weights(unwrap(runner.model), checkpoint["state_dict"], str(path))

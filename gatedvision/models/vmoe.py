@@ -400,14 +400,13 @@ class VMoE(VisionTransformer):
             x, indices, return_prefix_tokens, norm, stop_early, "NLC", intermediates_only
         )
         final, taps = (None, found) if intermediates_only else found
+        pairs: list[Any] = [tap if isinstance(tap, tuple) else (tap,) for tap in taps]
         if output_fmt == "NCHW":
             grid = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
-            pairs = [tap if isinstance(tap, tuple) else (tap,) for tap in taps]
-            maps = [(pair[0].transpose(1, 2).unflatten(2, grid).contiguous(), *pair[1:]) for pair in pairs]
-            taps = [tap if len(tap) > 1 else tap[0] for tap in maps]
+            pairs = [(pair[0].transpose(1, 2).unflatten(2, grid).contiguous(), *pair[1:]) for pair in pairs]
         if not output_dict:
+            taps = [pair if len(pair) > 1 else pair[0] for pair in pairs]
             return taps if intermediates_only else (final, taps)
-        pairs = [tap if isinstance(tap, tuple) else (tap,) for tap in taps]
         result: dict[str, Any] = {"image_intermediates": [pair[0] for pair in pairs]}
         if return_prefix_tokens and self.num_prefix_tokens:
             result["image_intermediates_prefix"] = [pair[-1] for pair in pairs]
