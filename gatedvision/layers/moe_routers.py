@@ -30,6 +30,11 @@ from gatedvision_kernels import moe_slots, top_k_gates, wide_linear
 MODES = ("both", "train", "eval")
 
 
+def _quotient(ratio: tuple[int, int]) -> float:
+    numerator, denominator = ratio
+    return numerator / denominator if denominator else math.inf
+
+
 class GroupRouter(nn.Module):
     """What routers with a capacity share: logits in float32, noise, and the dials of training and evaluation.
 
@@ -107,10 +112,22 @@ class GroupRouter(nn.Module):
             raise ValueError(f"capacity_factor must be above 0, got {capacity_factor}: no expert had a slot")
         if math.isinf(capacity_factor) and not self.may_drop_nothing:
             raise ValueError(f"capacity_factor must be finite where experts choose tokens, got {capacity_factor}")
+        # Whole numbers, because to a compiler a float that has changed is any number, and sizes follow from this one.
+        ratio = (1, 0) if math.isinf(capacity_factor) else float(capacity_factor).as_integer_ratio()
         if mode != "eval":
-            self.capacity_factor = capacity_factor
+            self._ratio = ratio
         if mode != "train":
-            self.eval_capacity_factor = capacity_factor
+            self._eval_ratio = ratio
+
+    @property
+    def capacity_factor(self) -> float:
+        """Slots of all experts divided by choices, in training; :meth:`set_capacity` changes it."""
+        return _quotient(self._ratio)
+
+    @property
+    def eval_capacity_factor(self) -> float:
+        """The same in evaluation."""
+        return _quotient(self._eval_ratio)
 
     def logits(self, x: Tensor) -> Tensor:
         """Score the experts of its member for every token: ``[B, P, E / M]`` of ``[B, P, C]``, member fastest in P."""
@@ -279,12 +296,13 @@ class TopKRouter(GroupRouter):
             member = torch.arange(own.shape[0], device=own.device)[:, None] % members
             experts = own + member * (self.num_experts // members)
         size = shape_of_groups(logits.shape[0], self.group_images)[1] * logits.shape[1]
-        if math.isinf(self.factor_in_use()):
+        if self.factor_in_use() == math.inf:
             routing = place_all(gates, experts, self.num_experts, size)
         else:
             priority = self.priority if self.training else self.eval_priority
             first = gates[:, 0] if priority == "batch" else None
-            capacity = self.capacity(size * self.num_selected)
+            # An expert is chosen by each token of its member once at most.
+            capacity = min(self.capacity(size * self.num_selected), size // members)
             slots = moe_slots(experts, self.num_experts, size, capacity, first)
             routing = Routing(gates, *slots, experts, capacity)
         if not (self.training or every_loss):

@@ -144,6 +144,29 @@ def test_experts_see_no_more_than_the_capacity() -> None:
     assert seen == [(4, 64, 8), (4, 32, 8), (4, 16, 8)]
 
 
+@pytest.mark.parametrize("members", [1, 2])
+def test_experts_see_no_more_than_all_tokens(members: int) -> None:
+    seen = []
+    layer = build(capacity_factor=100.0, num_members=members, load_weight=0.0)
+    layer.experts.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    x = torch.randn(8, 16, 8)
+    y = layer(x)
+    assert seen == [(4, 8 * 16 // members, 8)]
+    layer.router.set_capacity(float("inf"))
+    torch.testing.assert_close(layer(x), y)
+
+
+def test_compiled_layers_follow_the_capacity() -> None:
+    torch._dynamo.reset()
+    layer = build()
+    compiled: Any = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    for factor in (1.0, 0.25, 0.5, 1.0):
+        layer.router.set_capacity(factor)
+        assert layer.router.capacity_factor == factor
+        x = torch.randn(8, 16, 8)
+        torch.testing.assert_close(compiled(x), layer(x))
+
+
 def test_capacity_of_training_and_of_evaluation() -> None:
     layer = build(eval_capacity_factor=4.0)
     assert layer.router.capacity(32) == 32 and layer.train().router.capacity(32) == 12
