@@ -115,6 +115,34 @@ def test_resumed_run_keeps_the_seed_of_the_checkpoint(build_run, tmp_path, refer
     assert_same(finished(build_run, tmp_path), expected)
 
 
+def test_settings_that_changed_are_told_of(build_run, tmp_path, reference):
+    finished(build_run, reference / "epochs")
+    options = {
+        "train_cfg.max_epochs": 4,
+        "param_scheduler.1.end": 4,
+        "optim_wrapper.optimizer.lr": 0.5,
+        "optim_wrapper.optimizer.weight_decay": 0.3,
+    }
+    for changed in (False, True):
+        shutil.copytree(reference / "epochs", tmp_path / f"{changed}")
+        run = build_run(tmp_path / f"{changed}", resume=True, options=options if changed else {})
+        run.train()
+        log = next((tmp_path / f"{changed}" / run.timestamp).glob("*.log")).read_text()
+        told = re.findall("going on with the settings of the checkpoint: .*", log)
+        assert len(told) == changed
+        if changed:
+            assert "checkpoint: CosineAnnealingLR T_max 12, not 18; CosineAnnealingLR end 18, not 24;" in told[0]
+            assert "weight_decay 0.05, not 0.3; initial_lr 0.01, not 0.5. To train its weights by those of" in told[0]
+            assert told[0].endswith(f"start anew with --cfg-options load_from={tmp_path / 'True' / 'epoch_3.pth'}")
+
+
+def test_resuming_with_another_number_of_schedulers_is_refused(build_run, tmp_path, reference):
+    finished(build_run, reference / "epochs")
+    one = {"param_scheduler": [{"type": "LinearLR", "end": 2}]}
+    with pytest.raises(CheckpointError, match="was trained with 2 schedulers and the config has 1; to train its"):
+        build_run(tmp_path, resume=True, options={"load_from": str(reference / "epochs"), **one}).train()
+
+
 def test_killed_at_any_moment_with_a_worker(build_run, tmp_path, reference):
     expected = finished(build_run, reference / "epochs")
     driver = Path(__file__).with_name("kill_and_resume.py")
