@@ -9,6 +9,7 @@ from urllib.parse import urldefrag, urlsplit
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+from timm.models._features import FeatureGetterNet
 from timm.models._pretrained import PretrainedCfg
 from torch import Tensor, nn
 
@@ -36,7 +37,20 @@ def build_backbone(
         levels: stages whose maps ``features_only`` returns by default.
         pretrained_cfg_overlay: entries that replace those of the pretrained cfg, such as ``file``.
         **kwargs: timm's and the network's own arguments.
+
+    Raises:
+        ValueError: if ``feature_cls`` names a way to take maps out that the network does not allow.
     """
+    feature_cfg: dict[str, Any] = {"out_indices": tuple(levels), "feature_cls": "getter"}
+    way = kwargs.get("feature_cls", "getter")
+    if kwargs.get("features_only") and way not in ("getter", FeatureGetterNet):
+        # Others than the getter take what stages pass on to each other, as it is.
+        passed_on = getattr(model_cls, "passed_on", "NCHW")
+        if passed_on is None:
+            raise ValueError(
+                f"feature_cls must be 'getter' for {variant}, got {way!r}: its blocks pass on no whole map"
+            )
+        feature_cfg["output_fmt"] = passed_on
     overlay = dict(pretrained_cfg_overlay or {})
     if pretrained:
         cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), overlay)
@@ -52,7 +66,7 @@ def build_backbone(
         pretrained,
         pretrained_cfg_overlay=overlay,
         pretrained_filter_fn=filter_fn,
-        feature_cfg={"out_indices": tuple(levels), "feature_cls": "getter"},
+        feature_cfg=feature_cfg,
         **kwargs,
     )
 

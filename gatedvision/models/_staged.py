@@ -1,7 +1,7 @@
 """The timm contract, written once for every network made of ``stem``, ``stages``, ``norm`` and ``head``."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Optional, Union
 
 import torch
 from timm.layers import get_device_dtype
@@ -70,6 +70,8 @@ class StagedBackbone(nn.Module):
         norm: nn.Module
         head: Any
 
+    # The format of the maps that stages pass on; None where it takes more than a map.
+    passed_on: ClassVar[Optional[str]] = "NHWC"
     # TorchScript would try to compile the property.
     __jit_unused_properties__ = ["head_hidden_size"]
 

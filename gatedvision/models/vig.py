@@ -179,6 +179,8 @@ class ViG(StagedBackbone):
         ValueError: if ``img_size`` is too small for the stem or ``dim`` does not divide into the heads.
     """
 
+    passed_on = None
+
     def __init__(
         self,
         img_size: Union[int, tuple[int, int]] = 224,

@@ -160,6 +160,20 @@ def test_features_only(case: Case) -> None:
 
 
 @every_network
+@pytest.mark.parametrize("way", ["hook", "fx"])
+def test_features_as_stages_pass_them_on(case: Case, way: str) -> None:
+    if case.name.startswith("vig_") and not case.name.startswith("vig_h"):
+        with pytest.raises(ValueError, match=f"feature_cls must be 'getter' for {case.name}, got '{way}'"):
+            create(case, features_only=True, feature_cls=way)
+        return
+    model, x = create(case, features_only=True, feature_cls=way), image()
+    assert model.output_fmt == "NHWC"
+    expected = create(case, features_only=True)(x)
+    for actual, taken in zip(model(x), expected, strict=True):
+        torch.testing.assert_close(actual.permute(0, 3, 1, 2), taken)
+
+
+@every_network
 def test_intermediates(case: Case) -> None:
     model, x = create(case), image()
     with torch.inference_mode():
