@@ -10,6 +10,7 @@ from mmengine.registry import DATASETS, MODELS
 from torch.utils.data import DataLoader
 
 from gatedvision.engine.checkpoint_file import load_weights, locate_checkpoint, read_checkpoint, select_weights
+from gatedvision.engine.device import find_device
 from gatedvision.engine.launch import leave_out_pretrained, load_config
 from gatedvision.engine.runner import Runner
 
@@ -60,8 +61,9 @@ def load_trained(
 
     Raises:
         CheckpointError: there is no such checkpoint, it is damaged, or it does not fit the model.
-        ValueError: the config does not fit.
+        ValueError: the config does not fit, or there is no such device.
     """
+    place = find_device(device)
     cfg = load_config(config, cfg_options=cfg_options)
     found = locate_checkpoint(checkpoint)
     # Before the model is built: a wrong path should show at once.
@@ -69,7 +71,6 @@ def load_trained(
     leave_out_pretrained(cfg)
     task: Any = MODELS.build(cfg.model)
     load_weights(task, state_dict, str(found))
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return TrainedModel(cfg, task.to(place).eval(), found, place)
 
 

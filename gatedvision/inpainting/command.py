@@ -9,6 +9,7 @@ import torch
 from mmengine.utils import ProgressBar
 from torch import nn
 
+from gatedvision.engine.device import find_device
 from gatedvision.inpainting.filling import fill_hole, grow_hole
 from gatedvision.inpainting.masks import read_holes, transparent_hole
 from gatedvision.inpainting.options import Options
@@ -52,7 +53,7 @@ def inpaint_files(
     if not 0 <= threshold < 255:
         raise ValueError(f"--threshold must be from 0 to below 255, got {threshold:g}")
     chosen = Options(threshold=threshold / 255, **options)
-    place = _find_device(device)
+    place = find_device(device)
     pairs, several = find_pairs(image, mask, out, overwrite)
     network = load_generator(checkpoint, model, **(model_options or {})).to(place)
     if not several:
@@ -108,22 +109,6 @@ def _fill_file(
         missing.append(f"of {picture.frames} images in the file this is the first")
     done = f"{hole.sum():,} pixels ({hole.mean():.1%}) filled in {windows} window{'s' * (windows != 1)}"
     return "; ".join([f"'{pair.out}': {done if windows else 'the mask is empty, the image is unchanged'}", *missing])
-
-
-def _find_device(name: str | None) -> torch.device:
-    """The device of that name, if this machine has it.
-
-    Raises:
-        ValueError: it does not.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"cannot use --device {name}: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _show_windows(done: int, total: int) -> None:

@@ -18,6 +18,10 @@ StateDict = Mapping[str, Tensor]
 RenameRules = Sequence[tuple[str, Any]]
 
 
+class DownloadError(RuntimeError, OSError):
+    """Published weights could not be fetched, or are not what they were."""
+
+
 def build_backbone(
     model_cls: type[ModelT],
     variant: str,
@@ -113,7 +117,7 @@ def _download(variant: str, url: str, folder: Path) -> str:
     """Return the file behind a URL from the folder, downloaded into it and compared with its checksum if need be.
 
     Raises:
-        RuntimeError: if the download fails or the checksum is another one.
+        DownloadError: if the download fails or the checksum is another one.
     """
     url, fragment = urldefrag(url)
     # Some links end in a query, which would be the same name for every file.
@@ -123,7 +127,7 @@ def _download(variant: str, url: str, folder: Path) -> str:
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=fragment.removeprefix("sha256="))
         except (OSError, RuntimeError) as error:
-            raise RuntimeError(
+            raise DownloadError(
                 f"cannot download the weights of {variant} from {url} ({error}); get the file by other means and "
                 f"pass pretrained_cfg_overlay=dict(file=PATH)"
             ) from error

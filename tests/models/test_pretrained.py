@@ -175,6 +175,9 @@ def test_download_is_verified_and_kept(vig_t_file: Path, tmp_path: Path) -> None
     with pytest.raises(RuntimeError, match="cannot download the weights of vig_t .*invalid hash"):
         timm.create_model("vig_t", pretrained_cfg_overlay=wrong, **arguments)
     assert not list(cache.iterdir())
+    # Which a tool tells in a line.
+    with pytest.raises(OSError, match="cannot download the weights of vig_t .*; get the file by other means"):
+        timm.create_model("vig_t", pretrained_cfg_overlay={"url": (tmp_path / "none.pth").as_uri()}, **arguments)
 
     right = {"url": f"{vig_t_file.as_uri()}#sha256={checksum}"}
     expected = run(load("vig_t", vig_t_file))

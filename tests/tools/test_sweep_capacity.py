@@ -61,6 +61,8 @@ def test_mistakes_are_named_in_a_line(fails_with, tmp_path):
     fails_with("images must be at least 1, got 0", "visualize", CONFIG, path, "--images", 0)
     unknown = "no image 'nobody' in the test data; they are called like '00000'"
     fails_with(unknown, "visualize", CONFIG, path, "--names", "nobody", "--device", "cpu")
+    for tool in ("visualize", "sweep_capacity"):
+        fails_with("cannot use --device toaster: ", tool, CONFIG, path, "--device", "toaster")
     soft = ["--cfg-options", "model.backbone.routing=soft", "model.backbone.num_slots=1"]
     fails_with("does not fit the model", "sweep_capacity", CONFIG, path, *soft)
     other = CONFIGS / "vig" / "vig_nano_digits.py"
