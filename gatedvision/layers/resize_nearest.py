@@ -18,6 +18,9 @@ def resize_nearest_aligned(x: Tensor, height: int, width: int) -> Tensor:
     Returns:
         ``[B, C, height, width]``.
     """
+    if torch.jit.is_tracing():
+        # There sizes are tensors; the program is bound to those of the example.
+        height, width = int(height), int(width)
     rows, columns = _sources(x.shape[2], height, x), _sources(x.shape[3], width, x)
     return x.index_select(2, rows).index_select(3, columns)
 

@@ -108,7 +108,8 @@ def _check(x: Tensor, gates: Tensor, weight: Tensor, bias: Tensor) -> None:
 
 def _order_of(width: int, widths: int) -> int:
     """Return n, of which ``widths`` is the sum S if it is one."""
-    return (widths // width).bit_length()
+    # In traced programs they are tensors.
+    return int(widths // width).bit_length()
 
 
 def _cut(weight: Tensor, bias: Tensor, width: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:

@@ -339,6 +339,16 @@ def test_export(case: Case) -> None:
 
 
 @every_network
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*:FutureWarning")
+def test_trace(case: Case) -> None:
+    model, first = create(case), image()
+    with torch.inference_mode():
+        traced: Any = torch.jit.trace(model, first, check_trace=False)
+        x = torch.randn_like(first)
+        torch.testing.assert_close(traced(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@every_network
 def test_compile(case: Case) -> None:
     torch._dynamo.reset()
     model, x = create(case), image(2, 3, 40, 56)

@@ -399,6 +399,15 @@ def test_compile() -> None:
     torch.testing.assert_close(gradients(model, actual), expected_gradients, rtol=1e-3, atol=1e-4)
 
 
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*:FutureWarning")
+def test_trace() -> None:
+    model = create(dim=4)
+    traced: Any = torch.jit.trace(model, pictures(64, 48), check_trace=False)
+    image, mask = pictures(64, 48, seed=1)
+    torch.testing.assert_close(traced(image, mask), model(image, mask), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("seamless", "least"), [(False, 2), (True, 8)])
 def test_export_and_onnx_at_any_size(seamless: bool, least: int, tmp_path: Path) -> None:
