@@ -38,6 +38,7 @@ from gatedvision.layers.token_packing import (
     prefix_rows,
     unpack_tokens,
 )
+from gatedvision.models._intermediates import arrange_intermediates
 from gatedvision.models._pretrained import StateDict, build_backbone, match_model
 
 __all__ = ["LastChoice", "MSViT", "MixedScaleTokens"]
@@ -337,7 +338,7 @@ class MixedScaleTokens(VisionTransformer):
         tokens, packing = self.tokenize(x)
         cells = find_cells(packing)
         grid = cells_of(x, self.patch_size)
-        taps: list[Any] = []
+        taps: list[Tensor] = []
         prefixes: list[Tensor] = []
         for index, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
             tokens = self._run(block, tokens, packing)
@@ -349,20 +350,10 @@ class MixedScaleTokens(VisionTransformer):
                 tap = tap.transpose(1, 2).unflatten(2, grid).contiguous()
             taps.append(tap)
             prefixes.append(prefix)
-        if not (return_prefix_tokens and self.num_prefix_tokens):
+        if not return_prefix_tokens or not self.num_prefix_tokens:
             prefixes = []
-        if output_dict:
-            found: dict[str, Any] = {"image_intermediates": taps}
-            if prefixes:
-                found["image_intermediates_prefix"] = prefixes
-            if not intermediates_only:
-                found["image_features"] = unpack_tokens(self.norm(tokens), packing, cells)
-            return found
-        if prefixes:
-            taps = list(zip(taps, prefixes, strict=True))
-        if intermediates_only:
-            return taps
-        return unpack_tokens(self.norm(tokens), packing, cells), taps
+        final = None if intermediates_only else unpack_tokens(self.norm(tokens), packing, cells)
+        return arrange_intermediates(taps, prefixes, final, output_dict)
 
     def no_weight_decay(self) -> set[str]:
         """Name the tables of positions and prefix tokens."""

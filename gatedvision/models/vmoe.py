@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from gatedvision.layers.moe import MoeMlp, SoftMoeMlp
 from gatedvision.layers.moe_routers import SoftRouter, TopKRouter
+from gatedvision.models._intermediates import arrange_intermediates
 from gatedvision.models._pretrained import StateDict, build_backbone, match_model
 from gatedvision.models._vmoe_names import convert_published
 from gatedvision.models._vmoe_parts import BlockMaker, CroppingPatchEmbed, check_pooling, resize_positions_aligned
@@ -400,19 +401,11 @@ class VMoE(VisionTransformer):
             x, indices, return_prefix_tokens, norm, stop_early, "NLC", intermediates_only
         )
         final, taps = (None, found) if intermediates_only else found
-        pairs: list[Any] = [tap if isinstance(tap, tuple) else (tap,) for tap in taps]
+        maps, prefixes = zip(*taps, strict=True) if return_prefix_tokens and self.num_prefix_tokens else (taps, ())
         if output_fmt == "NCHW":
             grid = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
-            pairs = [(pair[0].transpose(1, 2).unflatten(2, grid).contiguous(), *pair[1:]) for pair in pairs]
-        if not output_dict:
-            taps = [pair if len(pair) > 1 else pair[0] for pair in pairs]
-            return taps if intermediates_only else (final, taps)
-        result: dict[str, Any] = {"image_intermediates": [pair[0] for pair in pairs]}
-        if return_prefix_tokens and self.num_prefix_tokens:
-            result["image_intermediates_prefix"] = [pair[-1] for pair in pairs]
-        if not intermediates_only:
-            result["image_features"] = final
-        return result
+            maps = [tokens.transpose(1, 2).unflatten(2, grid).contiguous() for tokens in maps]
+        return arrange_intermediates(maps, prefixes, final, output_dict)
 
     def prune_intermediate_layers(
         self, indices: Union[int, list[int]] = 1, prune_norm: bool = False, prune_head: bool = True
