@@ -1,4 +1,4 @@
-"""What the tests of all operators share: a device, inputs, and the comparison with the definition."""
+"""What the tests of all operators share: inputs, and the comparison with the definition."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,11 +11,6 @@ from torch import Tensor
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 if not torch.cuda.is_available():
     TOLERANCE[torch.bfloat16] = 2**-6
-
-
-@pytest.fixture(scope="session")
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.fixture(autouse=True)

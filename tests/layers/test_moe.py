@@ -337,11 +337,13 @@ def test_experts_are_perceptrons_of_their_own(act: str) -> None:
 
 
 @pytest.mark.parametrize("act", ["gelu", "gelu_tanh"])
-def test_the_kernel_of_bias_and_gelu_computes_the_same(act: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_of_bias_and_gelu_computes_the_same(
+    act: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
-    experts = ExpertMlp(8, 16, 3, act, identical=False)
+    experts = ExpertMlp(8, 16, 3, act, identical=False).to(device)
     nn.init.normal_(experts.fc1.bias)
-    x, found, seen = torch.randn(3, 5, 8, requires_grad=True), [], []
+    x, found, seen = torch.randn(3, 5, 8, device=device, requires_grad=True), [], []
     experts.fc1.register_forward_hook(lambda _, inputs, output: seen.append(output.shape))
     for backend in ("reference", "triton"):
         monkeypatch.setattr(moe, "bias_gelu", partial(bias_gelu, backend=backend))
@@ -354,12 +356,14 @@ def test_the_kernel_of_bias_and_gelu_computes_the_same(act: str, monkeypatch: py
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize("members", [1, 2])
 @pytest.mark.parametrize("priority", ["vanilla", "batch"])
-def test_kernels_route_alike(priority: str, members: int, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_route_alike(
+    priority: str, members: int, training: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All kernels of the layer, on a batch whose last group is short and whose experts drop tokens."""
     options = {"num_members": members, "load_weight": 0.005 if members == 1 else 0.0}
-    layer = build(priority, 0.7, group_images=3, **options).train(training)
+    layer = build(priority, 0.7, group_images=3, **options).train(training).to(device)
     layer.keep_routing = True
-    x, found, routings = torch.randn(7 * members, 5, 8, requires_grad=True), [], []
+    x, found, routings = torch.randn(7 * members, 5, 8, device=device, requires_grad=True), [], []
     for backend in ("reference", "triton"):
         for module, name in [(moe, "moe_dispatch"), (moe, "moe_combine"), (moe, "bias_gelu")] + [
             (moe_routers, name) for name in ("top_k_gates", "moe_slots", "wide_linear")

@@ -168,7 +168,9 @@ def test_noise_is_of_training_only_and_routing_is_wide() -> None:
 
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
-def test_narrow_logits_are_as_exact_as_wide_ones(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_narrow_logits_are_as_exact_as_wide_ones(
+    backend: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
 
     def spy(x: Tensor, weight: Tensor) -> Tensor:
@@ -177,13 +179,14 @@ def test_narrow_logits_are_as_exact_as_wide_ones(backend: str, monkeypatch: pyte
 
     monkeypatch.setattr(moe_routers, "wide_linear", spy)
     torch.manual_seed(0)
-    router, x = TopKRouter(64, 8, 2, dtype=torch.bfloat16), torch.randn(2, 5, 64).bfloat16()
+    router = TopKRouter(64, 8, 2, dtype=torch.bfloat16).to(device)
+    x = torch.randn(2, 5, 64, device=device).bfloat16()
     logits = router.logits(x)
     exact = x.double() @ router.weight.double().T
     assert logits.dtype == torch.float32 and seen == [torch.bfloat16]
     torch.testing.assert_close(logits.double(), exact, rtol=1e-6, atol=1e-6)
     # Where one of both is in float32 the product is torch's, under autocast, too.
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16):
         torch.testing.assert_close(router.logits(x.float()).double(), exact, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(router.float().logits(x).double(), exact, rtol=1e-6, atol=1e-6)
         assert router.logits(x.float()).dtype == torch.float32
