@@ -23,7 +23,7 @@ def test_one_token_has_gates_without_gradient():
 
 
 def test_a_wrong_output_is_refused():
-    with pytest.raises(ValueError, match="not timed, output is wrong: relative error 0.02, limit 0.01"):
+    with pytest.raises(ValueError, match=r"not timed, output is wrong: relative error 0.02\d*, limit 0.01"):
         check_operator(lambda *x: 1.02 * bidirectional_gla(*x), inputs(torch.bfloat16))
 
 

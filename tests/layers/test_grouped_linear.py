@@ -22,7 +22,7 @@ def row_by_row(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, ends: 
 
 def output_and_gradients(function, leaves: list[torch.Tensor], ends: torch.Tensor) -> dict[str, torch.Tensor]:
     y = function(*leaves, ends)
-    weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y).to(y.dtype)
+    weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y).to(y)
     found = torch.autograd.grad((y * weights).sum(), leaves, materialize_grads=True, allow_unused=True)
     return dict(zip(("output", "x", "weight", "bias"), (y, *found), strict=True))
 

@@ -131,8 +131,9 @@ def test_a_power_iteration_in_each_turn_and_none_in_evaluation():
     assert all(torch.equal(value, vectors[name]) for name, value in model.named_buffers())
 
 
-def test_bfloat16_trains_both_and_leaves_the_power_iteration_alone():
-    model, full = build(), build()
+def test_bfloat16_trains_both_and_leaves_the_power_iteration_alone(device):
+    # Autocast is the GPU's where there is one.
+    model, full = build().to(device), build().to(device)
     seen: dict[str, set[torch.dtype]] = {}
     convs = [module for module in model.generator.modules() if isinstance(module, nn.Conv2d)]
     for name, modules in {"generator": convs, "discriminator": [model.discriminator]}.items():
@@ -148,7 +149,7 @@ def test_bfloat16_trains_both_and_leaves_the_power_iteration_alone():
     casts: list[bool] = []
     for layer in model.discriminator.layers:
         layer.parametrizations.weight[0].register_forward_hook(
-            lambda *_: casts.append(torch.is_autocast_enabled("cpu"))
+            lambda *_: casts.append(torch.is_autocast_enabled(device.type))
         )
     model.train_step(draw_batch(), optimizers(model, "bf16"))
     assert casts == [False] * 2 * len(DIMS)
