@@ -247,9 +247,12 @@ class MixedScaleGate(nn.Module):
         probability = self.relax(logits)
         if num_fine is not None:
             coarse = all_but_lowest(probability.detach(), num_fine)
+        elif share is None:
+            coarse = probability > 0.5
         else:
-            border = 0.5 if share is None else torch.quantile(probability.detach().flatten(), share)
-            coarse = probability > border
+            # Not torch.quantile, in which torch.compile breaks the graph up to torch 2.11.
+            in_order = probability.detach().flatten().sort().values
+            coarse = probability > in_order[max(round(share * len(in_order)), 1) - 1]
         if not self.training or not logits.requires_grad:
             return RegionChoice(coarse, probability, None, num_fine, grid)
         if share is None:
