@@ -60,11 +60,20 @@ def _continue(values: Tensor, known: Tensor, levels: int) -> Tensor:
         start = total / share.sum((2, 3), keepdim=True).clamp(min=1)
         return _relax(torch.where(known, values, start), values, known, COARSEST_SWEEPS)
     # What is known of a cell is the mean of its known pixels.
-    coarse_share = F.avg_pool2d(share, 2, ceil_mode=True)
-    coarse = F.avg_pool2d(values * share, 2, ceil_mode=True) / coarse_share.clamp(min=1e-6)
+    coarse_share = _halve(share)
+    coarse = _halve(values * share) / coarse_share.clamp(min=1e-6)
     coarse = _continue(coarse, coarse_share > 0, levels - 1)
     start = F.interpolate(coarse, size=values.shape[2:], mode="bilinear", align_corners=False)
     return _relax(torch.where(known, values, start), values, known, SWEEPS)
+
+
+def _halve(x: Tensor) -> Tensor:
+    """Average 2 x 2 pixels; beside odd sizes there are zeros.
+
+    ``ceil_mode`` would leave them out. But torch 2.11 binds a program that it exports to sizes as odd as the example's.
+    """
+    height, width = x.shape[2:]
+    return F.avg_pool2d(F.pad(x, [0, width % 2, 0, height % 2]), 2)
 
 
 def _relax(x: Tensor, values: Tensor, known: Tensor, sweeps: int) -> Tensor:
