@@ -222,6 +222,25 @@ class Runner(mmengine.runner.Runner):
         finally:
             self.model = whole
 
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """Build the schedules of learning rates and the like.
+
+        Args:
+            scheduler: a schedule or its config, a list of them, or a list for each part of the model.
+
+        Returns:
+            The schedules.
+
+        Raises:
+            ValueError: one would end before it begins.
+        """
+        by_part = isinstance(scheduler, dict) and "type" not in scheduler
+        for schedules in scheduler.values() if by_part else [scheduler]:
+            for place, config in enumerate(schedules if isinstance(schedules, list | tuple) else [schedules]):
+                if isinstance(config, dict):
+                    _check_span(place, config, self.max_epochs)
+        return super().build_param_scheduler(scheduler)
+
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict[str, Any] | None = None) -> None:
         """Scale the learning rate by the ratio of the whole batch to the one the config was written for.
 
@@ -338,6 +357,21 @@ class Runner(mmengine.runner.Runner):
         }
         table = "\n".join(f"    {name:10} {value}" for name, value in facts.items())
         self.logger.info(f"environment:\n{table}\nconfig:\n{self.cfg.pretty_text}")
+
+
+def _check_span(place: int, schedule: dict[str, Any], max_epochs: int) -> None:
+    """Refuse a schedule that ends before it begins, as of a training that was made shorter than its warm-up.
+
+    Raises:
+        ValueError: it does.
+    """
+    begin, end = schedule.get("begin", 0), schedule.get("end", max_epochs)
+    if schedule.get("by_epoch", True) and begin >= end:
+        source = f"param_scheduler.{place}.end" if "end" in schedule else "train_cfg.max_epochs"
+        raise ValueError(
+            f"param_scheduler.{place}.begin={begin} is not before its end, {source}={end}: take more epochs, or let it "
+            "begin, and the one before it end, earlier"
+        )
 
 
 def _with_fitting_data(loop: Any) -> Any:

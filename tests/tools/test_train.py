@@ -82,6 +82,10 @@ def test_from_another_folder_without_installation(tmp_path):
         ([CONFIG, "--cfg-options", "model.backbone.num_classes=3"], "the data have 4 classes and the model 3; set"),
         ([CONFIG, "--auto-scale-lr", "--cfg-options", "auto_scale_lr=None"], "--auto-scale-lr needs auto_scale_lr"),
         ([CONFIG, "--launcher", "slurm"], "start with srun"),
+        (
+            [CONFIG, "--cfg-options", "param_scheduler.1.begin=3"],
+            "begin=3 is not before its end, param_scheduler.1.end=3",
+        ),
         ([CONFIG, "--resume", "none.pth"], "no checkpoint at none.pth"),
         ([CONFIG, "--cfg-options", "optim_wrapper.optimizer.type=AdamX"], "AdamX is not in the mmengine::optimizer"),
     ],
