@@ -179,6 +179,7 @@ class ViG(StagedBackbone):
         ValueError: if ``img_size`` is too small for the stem or ``dim`` does not divide into the heads.
     """
 
+    # A branch, and the sum of all before it.
     passed_on = None
 
     def __init__(
