@@ -250,7 +250,7 @@ class MixedScaleGate(nn.Module):
         elif share is None:
             coarse = probability > 0.5
         else:
-            # Not torch.quantile, in which torch.compile breaks the graph up to torch 2.11.
+            # Not torch.quantile, at which torch 2.11 breaks a compiled graph on a CPU.
             in_order = probability.detach().flatten().sort().values
             coarse = probability > in_order[max(round(share * len(in_order)), 1) - 1]
         if not self.training or not logits.requires_grad:
